@@ -9,7 +9,7 @@ __all__ = ['SCALES', 'FLAGS', 'KERNEL', 'BULK', 'KERNEL_SECONDS', 'PACKAGES', 'l
            'summarise', 'interval_text', 'readable', 'save_table', 'span', 'stamp_text', 'group', 'write_kernel',
            'portable', 'clean', 'execute', 'runner', 'Job', 'Pool', 'cores', 'log_path', 'Work', 'prepare',
            'inputs_digest', 'read_index', 'item_files', 'is_current', 'duration', 'describe', 'shown', 'Ledger',
-           'label', 'alone', 'work_off', 'index_page', 'conclusion', 'reproduce']
+           'label', 'unusual', 'alone', 'work_off', 'index_page', 'conclusion', 'reproduce']
 
 # %% ../nbs/11_repro.ipynb #aed4eeb2
 import ast, contextlib, dataclasses, fcntl, hashlib, itertools, json, math, os, re, shlex, shutil, subprocess, sys, tempfile, threading, time
@@ -185,10 +185,10 @@ def set_aside(key: str, out) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     return run_folder(key, out).rename(target)
 
-# %% ../nbs/11_repro.ipynb #29692846
+# %% ../nbs/11_repro.ipynb #d978ba85
 def flat(result: dict) -> dict:
     "One row: the configuration, the metrics and the cost under their own names (`cost_steps` where a name is taken), and where it comes from."
-    row = dict(key=result["key"], scheme=result.get("scheme"), headline=result.get("headline"))
+    row = dict(key=result["key"], scheme=result.get("scheme"), headline=result.get("headline"), data=result.get("data"))
     origin = {k: result["provenance"].get(k) for k in ("commit", "code", "device", "device_name", "torch")}
     for section, values in (("config", result["config"]), ("metrics", result["metrics"]), ("cost", result["cost"]), ("provenance", origin)):
         for name, value in values.items(): row[name if name not in row else f"{section}_{name}"] = tuple(value) if isinstance(value, list) else value
@@ -366,7 +366,7 @@ def runner(path) -> int:
     core.write_json(Path(path).with_suffix(".cost"), dict(wall_seconds=time.monotonic() - start, cpu_seconds=cpu))
     return 0
 
-# %% ../nbs/11_repro.ipynb #5dd5706d
+# %% ../nbs/11_repro.ipynb #0315dc0a
 @dataclasses.dataclass
 class Job:
     "One notebook execution: an item, or a chunk of runs."
@@ -385,6 +385,7 @@ class Pool:
         path = os.pathsep.join([str(write_kernel(self.folder.name)), os.environ.get("JUPYTER_PATH", "")])
         threads = str(max(1, cores()//limit))
         self.env = {"OMP_NUM_THREADS": threads, **os.environ, "JUPYTER_PATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        self.env.pop("MPLBACKEND", None)  # a notebook draws into itself
 
     def __enter__(self): return self
     def __exit__(self, *_):
@@ -395,10 +396,13 @@ class Pool:
     @property
     def free(self) -> bool: return len(self.going) < self.limit
 
-# %% ../nbs/11_repro.ipynb #68fe5077
+# %% ../nbs/11_repro.ipynb #d86abcbe
 def cores() -> int:
-    "CPU cores this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    "CPU cores this process may use; a container's quota counts, since it is not seen in the number of cores."
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try: quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError): return count
+    return count if quota == "max" else max(1, min(count, int(quota)//int(period)))
 
 def log_path(name: str, out) -> Path: return Path(out)/"runs"/"logs"/f"{name}.log"
 
@@ -524,11 +528,15 @@ class Ledger:
         "Runs trained and notebooks settled so far; results count as soon as they appear."
         return sum((run_folder(k, self.work.out)/"result.json").exists() for k in self.to_train) + len(self.executed) + len(self.failed)
 
-# %% ../nbs/11_repro.ipynb #e1d665da
+# %% ../nbs/11_repro.ipynb #12aee615
 def label(config, plan: list) -> str:
     "What tells `config` from the other runs of its plan, such as `loss=wgan seed=2`."
     rows = [c.to_dict() for c in plan]
     return " ".join(f"{n}={v}" for n, v in config.to_dict().items() if len({str(row[n]) for row in rows}) > 1) or "the only run"
+
+def unusual(config) -> dict:
+    "The fields in which `config` differs from the defaults."
+    return {n: v for n, v in config.to_dict().items() if v != getattr(type(config)(), n)}
 
 @patch
 def again(self: Work, name: str) -> str:
@@ -546,7 +554,7 @@ def refuse(self: Ledger, item: Item) -> None:
     lines += [f"  run {c.key} ({label(c, plan)}): {self.lost[c.key]}" for c in lost[:5]] + ([f"  and {len(lost) - 5} more"] if len(lost) > 5 else [])
     self.failed[item.name] = "\n".join([*lines, f"  run it again: {self.work.again(item.name)}"])
 
-# %% ../nbs/11_repro.ipynb #aaf2edb7
+# %% ../nbs/11_repro.ipynb #7f41695c
 @patch
 def next_job(self: Ledger) -> Job | None:
     "An item whose runs are all settled, else the next chunk of runs, else None: nothing can start now."
@@ -561,7 +569,7 @@ def next_job(self: Ledger) -> Job | None:
     chunk = self.chunks.pop(0)
     for c in chunk: (run_folder(c.key, out)/"error.txt").unlink(missing_ok=True)
     name = "runs-" + hashlib.sha256("".join(c.key for c in chunk).encode()).hexdigest()[:12]
-    values = dict(configs=[c.to_dict() for c in chunk], device=self.work.device)
+    values = dict(configs=[unusual(c) for c in chunk], device=self.work.device)
     return Job(name, self.work.notebooks/"experiments"/"run.ipynb", out/"notebooks"/"runs"/f"{name}.ipynb", values, chunk)
 
 @patch

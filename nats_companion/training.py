@@ -268,7 +268,7 @@ def run(config: Config, folder, device: str = "cpu", progress: bool = True, chec
     for row in measured(trainer, target, history, cost, folder/"checkpoint.safetensors", progress, checkpoint_seconds): history.append(row)
     return publish(folder, trainer, target, history, cost)
 
-# %% ../nbs/09_training.ipynb #2bd10ba1
+# %% ../nbs/09_training.ipynb #68b3362f
 def measured(trainer, target, history, cost, path, progress, checkpoint_seconds) -> Iterator[dict]:
     "Train to the end; yield a row of metrics at each evaluation point; keep `cost` and the checkpoint at `path` up to date."
     from tqdm.auto import tqdm
@@ -285,7 +285,7 @@ def measured(trainer, target, history, cost, path, progress, checkpoint_seconds)
             if should_evaluate(record.step, len(history), config):
                 scalars = {k: float(v) for k, v in record._asdict().items()}  # waits for the device
                 clock("cpu_seconds", "wall_seconds")
-                final = len(history) + 1 == config.evaluations  # every metric at the end, the headline on the way
+                final = record.step + config.steps_per_nest > config.steps  # every metric at the end, the headline on the way
                 scores = metrics.evaluate(trainer.sample(config.samples).cpu(), target, brief=not final)
                 yield scalars | scores | dict(cpu_seconds=cost["cpu_seconds"])
                 clock("evaluation_seconds")

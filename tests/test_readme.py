@@ -1,0 +1,41 @@
+"""The README's promises: its example runs in a fresh interpreter within a minute, and its commands exist."""
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+from conftest import ROOT
+
+README = ROOT/"README.md"
+
+
+def fenced(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), flags=re.S | re.M)
+
+
+def test_example_prints_a_falling_distance(tmp_path):
+    example, = fenced("python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 12
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 60
+    distances = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.strip()]
+    assert len(distances) >= 3 and distances[-1] < distances[0]/2
+    assert sum(b < a for a, b in zip(distances, distances[1:])) >= len(distances) - 2     # it falls, but for at most one step
+
+
+def test_commands_exist():
+    text = README.read_text()
+    targets = re.findall(r"^([a-z-]+):", (ROOT/"Makefile").read_text(), flags=re.M)
+    named = set(re.findall(r"\bmake ([a-z-]+)", text))
+    assert {"reproduce", "test"} <= named <= set(targets)
+    from nats_companion.cli import parser
+    for words in re.findall(r"^nats-companion (.+?)(?: +#.*)?$", "\n".join(fenced("sh")), flags=re.M): assert parser().parse_args(shlex.split(words))
+
+
+def test_first_words_say_what_it_is():
+    lines = README.read_text().splitlines()
+    assert lines[0] == "# NATS Companion" and any(line.startswith("> ") for line in lines[:4])
+    assert (ROOT/"reports"/"cpu"/"figures").is_dir() and re.search(r"!\[[^\]]+\]\(reports/cpu/figures/\w+\.png\)", README.read_text())

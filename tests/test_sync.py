@@ -1,0 +1,132 @@
+"""Notebooks, modules and README say the same thing, and the house rules that a machine can check are kept."""
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import NBS, ROOT, cells, committed_files, notebooks, readme_tool
+
+from nats_companion import core
+
+MODULES = {p.stem[3:]: int(p.stem[:2]) for p in NBS.glob("[0-9][0-9]_*.ipynb")}
+by_name = lambda p: p.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "A throw-away copy of notebooks and modules in which the modules were deleted and everything was exported and cleaned anew."
+    folder = tmp_path_factory.mktemp("copy")
+    for path in committed_files("nbs", "nats_companion", "settings.ini", "pyproject.toml"):
+        (folder/path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT/path, folder/path)
+    for path in (folder/"nats_companion").rglob("*.py"): path.unlink()
+    for name in ("nbdev_export", "nbdev_clean"):
+        done = subprocess.run([str(Path(sys.executable).parent/name)], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+    return folder
+
+
+@pytest.mark.parametrize("part", ["nbs", "nats_companion"])
+def test_export_and_clean_change_nothing(copy, part):
+    here = set(committed_files(part))
+    there = {p.relative_to(copy) for p in (copy/part).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert here == there, "files without a notebook, or notebooks never exported: run `make export`"
+    differ = [str(p) for p in sorted(here) if (ROOT/p).read_bytes() != (copy/p).read_bytes()]
+    assert not differ, f"{differ} differ; run `make export clean-notebooks` and never edit nats_companion/ by hand"
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=by_name)
+def test_notebook_is_clean(path):
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    ids = [c["id"] for c in notebook.cells]
+    assert len(ids) == len(set(ids))
+    assert all(not c.outputs and c.execution_count is None for c in notebook.cells if c.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=by_name)
+def test_title_cell(path):
+    "`# Name` and `> one-line summary`, nothing else: the summary becomes the module's docstring."
+    lines = [line for line in "".join(cells(path, "markdown")[0]["source"]).splitlines() if line]
+    assert len(lines) == 2 and lines[0].startswith("# ") and lines[1].startswith("> ")
+
+
+@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent.name in ("paper", "experiments")], ids=by_name)
+def test_parameters_survive_cleaning(copy, path):
+    tags = [t for c in cells(copy/path.relative_to(ROOT)) for t in c["metadata"].get("tags", [])]
+    assert tags.count("parameters") == 1 and (path.parent.name == "experiments" or tags.count("scales") == 1)
+
+
+@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent.name in ("paper", "experiments")], ids=by_name)
+def test_paper_notebooks_export_nothing(path):
+    assert not any(c["source"].startswith("#| export") or "default_exp" in c["source"] for c in cells(path))
+
+
+def test_one_notebook_per_module():
+    named = [m[1] for p in notebooks() for c in cells(p) if (m := re.match(r"#\| *default_exp +(\S+)", c["source"]))]
+    assert len(named) == len(set(named)) >= 13
+
+
+@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent == NBS and p.name[:2].isdigit()], ids=by_name)
+def test_export_directive_comes_first(path):
+    "A comment above `#| export` would silently un-export the cell."
+    for c in cells(path):
+        lines = c["source"].splitlines()
+        assert not any(line.startswith("#| export") for line in lines[1:])
+
+
+def imports(module: str) -> set[str]:
+    "The modules of this package that `module` imports, anywhere in its source."
+    found = set()
+    for node in ast.walk(ast.parse((ROOT/"nats_companion"/f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.module or "").split(".")[0] == "nats_companion"):
+            inner = (node.module or "").removeprefix("nats_companion").strip(".")
+            found |= {inner} if inner else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import): found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("nats_companion.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_downstairs(module):
+    upstairs = {m for m in imports(module) if MODULES[m] >= MODULES[module]}
+    assert not upstairs, f"{module} imports {upstairs}, which come after it"
+
+
+def test_code_digest_covers_what_a_run_depends_on():
+    needed, edge = set(), {"training"}
+    while edge:
+        needed |= edge
+        edge = {m for e in edge for m in imports(e)} - needed
+    assert needed == set(core.RUN_MODULES)
+
+
+def test_readme_is_the_rendered_index():
+    tool = readme_tool()
+    assert (ROOT/"README.md").read_text() == tool.render(NBS/"index.ipynb"), "run `make readme`"
+
+
+def test_map_of_notebooks_is_complete():
+    tool = readme_tool()
+    assert tool.notebook_map(NBS) in [c["source"] for c in cells(NBS/"index.ipynb", "markdown")], "run `make readme`"
+
+
+@pytest.mark.parametrize("path, base", [(ROOT/"README.md", ROOT), (NBS/"index.ipynb", NBS)], ids=["README.md", "index.ipynb"])
+def test_links_lead_somewhere(path, base):
+    text = path.read_text() if path.suffix == ".md" else "\n".join(c["source"] for c in cells(path, "markdown"))
+    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in t and not t.startswith("#")]
+    assert len(targets) > 15
+    missing = [t for t in targets if not (base/t.split("#")[0]).exists()]
+    assert not missing
+
+
+def test_committed_files_name_no_place():
+    "No absolute path of somebody's machine, and no address of a package index."
+    wrong = re.compile(r"/(?:home|Users|root|work)/\w|file://|\bindex-url\b")
+    texts = [p for p in committed_files() if p.suffix in (".py", ".ipynb", ".md", ".txt", ".toml", ".ini", ".json", ".csv", "") and p.parts[0] != "LICENSE" and p.parts[0] != "tests"]
+    found = [str(p) for p in texts if wrong.search((ROOT/p).read_text(errors="ignore"))]
+    assert len(texts) > 30 and not found
