@@ -16,7 +16,7 @@ help:
 	@echo 'make test             everything continuous integration runs'
 	@echo 'make list             the items, what they show and what they cost'
 	@echo 'make lab              JupyterLab in nbs/'
-	@echo 'make export           notebooks -> nats_companion/'
+	@echo 'make export           notebooks -> nats_companion/ and README.md'
 	@echo 'make clean-notebooks  strip outputs from nbs/'
 	@echo 'make readme           nbs/index.ipynb -> README.md'
 
@@ -35,6 +35,7 @@ lab: .venv/.ready
 
 export: .venv/.ready
 	$(BIN)/nbdev_export
+	$(BIN)/python .ci/readme.py
 
 clean-notebooks: .venv/.ready
 	$(BIN)/nbdev_clean

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_MODULES', 'nearest', 'check_choice', 'check_positive', 'check_count', 'derive_seed', 'rng', 'seeded',
            'pick_device', 'atomic_path', 'write_text', 'write_json', 'save_tensors', 'load_tensors', 'project_root',
-           'data_path', 'commit', 'strip_prose', 'code_digest', 'provenance']
+           'data_path', 'commit', 'strip_prose', 'code_digest', 'cpu_name', 'provenance']
 
 # %% ../nbs/00_core.ipynb #ca7d0726
 import ast, contextlib, difflib, functools, hashlib, json, os, platform, subprocess, tempfile
@@ -148,11 +148,18 @@ def code_digest(*modules: str) -> str:
     text = json.dumps([[p.stem, strip_prose(p.read_text()) if p.exists() else ""] for p in paths])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../nbs/00_core.ipynb #282c6de5
+# %% ../nbs/00_core.ipynb #f1346e76
+def cpu_name() -> str:
+    "The processor's model where the system tells it, else its architecture."
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"): return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
 def provenance(device="cpu") -> dict:
     "What a number needs beside it: commit, digest of the code that trains, versions of Python and torch, device and its name."
     import torch
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return dict(commit=commit(), code=code_digest(*RUN_MODULES), python=platform.python_version(), torch=torch.__version__,
                 device=device.type, device_name=name, threads=torch.get_num_threads())

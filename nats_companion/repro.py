@@ -282,7 +282,7 @@ def group(configs: list, jobs: int, target: float = 90.0) -> list[list]:
         lightest[0] += seconds; lightest[1].append(config)
     return [chunk for _, chunk in sorted(chunks, key=lambda chunk: -chunk[0])]
 
-# %% ../nbs/11_repro.ipynb #50b36be8
+# %% ../nbs/11_repro.ipynb #b8ace0b0
 KERNEL = "nats-companion"
 BULK = 1_000_000  # bytes an executed notebook may have
 
@@ -297,8 +297,8 @@ def portable(value):
     if isinstance(value, dict): return {k: portable(v) for k, v in value.items()}
     if isinstance(value, list): return [portable(v) for v in value]
     if not isinstance(value, str): return value
-    for path, short in ((str(core.project_root()), "."), (str(Path.home()), "~")):
-        if path != "/": value = value.replace(f"{path}/", "" if short == "." else "~/").replace(path, short)
+    for path, short in ((sys.prefix, ".venv"), (str(core.project_root()), "."), (str(Path.home()), "~")):
+        if path != "/": value = value.replace(f"{path}/", "" if short == "." else f"{short}/").replace(path, short)
     return re.sub(r"\S*/ipykernel_\d+/\d+\.py", "<cell>", value) if "/ipykernel_" in value else value   # the search alone is quadratic in a picture's megabyte
 
 # %% ../nbs/11_repro.ipynb #c43fac05
@@ -328,27 +328,23 @@ def _slim(notebook: dict) -> dict:
         largest.clear(); largest.update(output_type="stream", name="stdout", text=note)
     return notebook
 
-# %% ../nbs/11_repro.ipynb #e73193c0
-def execute(notebook, output, failed, parameters: dict) -> float:
-    """Execute `notebook` with `parameters` in its own folder and publish it, cleaned, to `output`; return the CPU seconds spent.
+# %% ../nbs/11_repro.ipynb #bad0bf70
+def execute(notebook, output, failed, parameters: dict, scratch) -> float:
+    """Execute `notebook` with `parameters` in its own folder, writing to `scratch` on the way, and publish it, cleaned, to `output`; return the CPU seconds spent.
 
     If a cell raises, the notebook goes to `failed` instead, `output` is left as it was, and a `RuntimeError` quotes the error."""
     import papermill, resource
-    scratch = Path(output).with_name(f".{Path(output).stem}-{os.getpid()}.ipynb")
-    scratch.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(str(notebook), str(scratch), parameters, kernel_name=KERNEL, cwd=str(Path(notebook).parent), progress_bar=False, log_output=False)
         target, error = output, None
     except papermill.PapermillExecutionError as problem: target, error = failed, f"{problem.ename}: {problem.evalue}"
-    try: core.write_text(target, json.dumps(clean(json.loads(scratch.read_text())), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    finally: scratch.unlink(missing_ok=True)
+    core.write_text(target, json.dumps(clean(json.loads(Path(scratch).read_text())), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     if error: raise RuntimeError(error)
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
-# %% ../nbs/11_repro.ipynb #d821f89b
-def _end_with_parent() -> None:
-    "Watch the parent process; when it is gone, stop."
-    parent = os.getppid()
+# %% ../nbs/11_repro.ipynb #4fd25762
+def _end_with(parent: int) -> None:
+    "Watch the process `parent`, whose child this is; when it is gone, stop."
     def watch():
         while os.getppid() == parent: time.sleep(0.5)
         os._exit(1)
@@ -356,9 +352,9 @@ def _end_with_parent() -> None:
 
 def runner(path) -> int:
     "Execute the job in the JSON file `path`; write its cost beside it; the last line printed is the error, if there is one."
-    _end_with_parent()
     job, start = json.loads(Path(path).read_text()), time.monotonic()
-    try: cpu = execute(**job)
+    _end_with(job.pop("parent"))
+    try: cpu = execute(**job, scratch=Path(path).with_suffix(".ipynb"))
     except Exception as error:
         text = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
         print(" ".join(text.split()), file=sys.stderr, flush=True)
@@ -366,7 +362,7 @@ def runner(path) -> int:
     core.write_json(Path(path).with_suffix(".cost"), dict(wall_seconds=time.monotonic() - start, cpu_seconds=cpu))
     return 0
 
-# %% ../nbs/11_repro.ipynb #0315dc0a
+# %% ../nbs/11_repro.ipynb #a3285bcc
 @dataclasses.dataclass
 class Job:
     "One notebook execution: an item, or a chunk of runs."
@@ -383,8 +379,8 @@ class Pool:
     def __init__(self, limit: int, out: Path):
         self.limit, self.out, self.going, self.folder = limit, out, [], tempfile.TemporaryDirectory()
         path = os.pathsep.join([str(write_kernel(self.folder.name)), os.environ.get("JUPYTER_PATH", "")])
-        threads = str(max(1, cores()//limit))
-        self.env = {"OMP_NUM_THREADS": threads, **os.environ, "JUPYTER_PATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        # one thread each unless the user says otherwise: small networks gain nothing from more, and results stay the same on machines of any size
+        self.env = {"OMP_NUM_THREADS": "1", **os.environ, "JUPYTER_PATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         self.env.pop("MPLBACKEND", None)  # a notebook draws into itself
 
     def __enter__(self): return self
@@ -396,7 +392,7 @@ class Pool:
     @property
     def free(self) -> bool: return len(self.going) < self.limit
 
-# %% ../nbs/11_repro.ipynb #d86abcbe
+# %% ../nbs/11_repro.ipynb #bc915ef0
 def cores() -> int:
     "CPU cores this process may use; a container's quota counts, since it is not seen in the number of cores."
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -410,7 +406,7 @@ def log_path(name: str, out) -> Path: return Path(out)/"runs"/"logs"/f"{name}.lo
 def start(self: Pool, job: Job) -> None:
     "Start `job`; `out` among its parameters is given relative to the notebook, as the executed notebook will show it."
     values = job.parameters | dict(out=os.path.relpath(self.out, job.notebook.parent))
-    path = core.write_json(Path(self.folder.name)/f"{job.name}.json", dict(notebook=str(job.notebook), output=str(job.output), parameters=values,
+    path = core.write_json(Path(self.folder.name)/f"{job.name}.json", dict(parent=os.getpid(), notebook=str(job.notebook), output=str(job.output), parameters=values,
                                                                            failed=str(self.out/"notebooks"/"failed"/f"{job.name}.ipynb")))
     log = log_path(job.name, self.out)
     log.parent.mkdir(parents=True, exist_ok=True)

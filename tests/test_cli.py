@@ -120,15 +120,15 @@ def test_dry_run_writes_nothing(folder, tmp_path):
 
 def test_a_failing_run_is_reported_and_costs_nobody_else(folder, tmp_path):
     out = tmp_path/"out"
-    words = ["reproduce", "--scale", "smoke", "--jobs", 1, "-p", "backends=['no-such-backend', '']", "--notebooks", folder, "--out", out, "--device", "cpu"]
+    words = ["reproduce", "--scale", "smoke", "--seeds", 1, "--jobs", 1, "-p", "backends=['no-such-backend', '']", "--notebooks", folder, "--out", out, "--device", "cpu"]
     done = command(*words)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "tab_ring was not executed: 2 of its 4 runs failed." in done.stdout and "compile=no-such-backend seed=0" in done.stdout and "nats-companion reproduce tab_ring --scale smoke" in done.stdout
-    assert len(repro.load_runs(out)) == 2                                               # siblings in the same notebook finished
+    assert "tab_ring was not executed: 1 of its 2 runs failed." in done.stdout and "(compile=no-such-backend)" in done.stdout and "nats-companion reproduce tab_ring --scale smoke --seeds 1" in done.stdout
+    assert len(repro.load_runs(out)) == 1                                               # its sibling in the same notebook finished
     index = repro.read_index(out)
     assert set(index["items"]) == {"plain"} and len(index["failed"]) == 1               # and so did the other item
     assert not (out/"notebooks"/"tab_ring.ipynb").exists() and list((out/"notebooks"/"failed").glob("runs-*.ipynb"))
-    again = command(*words[:5], "--notebooks", folder, "--out", out, "--device", "cpu")   # without the bad parameter all is there already
+    again = command(*words[:7], "--notebooks", folder, "--out", out, "--device", "cpu")   # without the bad parameter all is there already
     assert again.returncode == 0 and "0 different runs to train" in again.stdout and repro.read_index(out)["failed"] == []
 
 
