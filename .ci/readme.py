@@ -14,14 +14,14 @@ def head(path: Path) -> tuple[str, str]:
 
 def table(nbs: Path, paths: list[Path], first: str, name) -> str:
     rows = [f"| [{name(path)}]({path.relative_to(nbs).as_posix()}) | {' | '.join(text.replace('|', chr(92) + '|') for text in head(path)[1:])} |" for path in paths]
-    return "\n".join([f"| {first} | |", "|---|---|", *rows])
+    return "\n".join([f"| {first} |", "|---|---|", *rows])
 
 
 def notebook_map(nbs: Path) -> str:
     "The library, the paper's items and the experiments, each with the summary in its title cell."
     items = sorted((nbs/"paper").glob("*.ipynb"), key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.stem)])
-    parts = [table(nbs, sorted(nbs.glob("[0-9][0-9]_*.ipynb")), "library, in reading order", lambda p: p.stem[:2] + " " + head(p)[0]),
-             table(nbs, items, "paper item", lambda p: p.stem), table(nbs, sorted((nbs/"experiments").glob("*.ipynb")), "experiment", lambda p: p.stem)]
+    parts = [table(nbs, sorted(nbs.glob("[0-9][0-9]_*.ipynb")), "library, in reading order | what it is about", lambda p: p.stem[:2] + " " + head(p)[0]),
+             table(nbs, items, "paper item | the claim that it tests", lambda p: p.stem), table(nbs, sorted((nbs/"experiments").glob("*.ipynb")), "experiment | what it does", lambda p: p.stem)]
     return "\n\n".join([MARK, *parts])
 
 

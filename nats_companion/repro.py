@@ -6,10 +6,10 @@
 __all__ = ['SCALES', 'FLAGS', 'KERNEL', 'BULK', 'KERNEL_SECONDS', 'PACKAGES', 'literals', 'Item', 'fits', 'check_value',
            'read_item', 'notebooks_folder', 'find_items', 'parse_pairs', 'select', 'resolve', 'sweep', 'plan',
            'checked_plan', 'run_folder', 'stored', 'state_of', 'error_of', 'set_aside', 'flat', 'collect', 'load_runs',
-           'summarise', 'interval_text', 'readable', 'save_table', 'span', 'stamp_text', 'group', 'write_kernel',
-           'portable', 'clean', 'execute', 'runner', 'Job', 'Pool', 'cores', 'log_path', 'Work', 'prepare',
-           'inputs_digest', 'read_index', 'item_files', 'is_current', 'duration', 'describe', 'shown', 'Ledger',
-           'label', 'unusual', 'alone', 'work_off', 'index_page', 'conclusion', 'reproduce']
+           'summarise', 'interval_text', 'readable', 'verdict', 'save_table', 'span', 'stamp_text', 'group',
+           'write_kernel', 'portable', 'clean', 'execute', 'runner', 'Job', 'Pool', 'cores', 'log_path', 'Work',
+           'prepare', 'inputs_digest', 'read_index', 'item_files', 'is_current', 'duration', 'describe', 'shown',
+           'Ledger', 'label', 'unusual', 'alone', 'work_off', 'index_page', 'conclusion', 'reproduce']
 
 # %% ../nbs/11_repro.ipynb #aed4eeb2
 import ast, contextlib, dataclasses, fcntl, hashlib, itertools, json, math, os, re, shlex, shutil, subprocess, sys, tempfile, threading, time
@@ -248,6 +248,13 @@ def readable(summary) -> "pandas.DataFrame":
     shown = summary.drop(columns=[f"{v}{end}" for v in values for end in (" ±", " n", " failed")]).astype({v: object for v in values})
     for v in values: shown[v] = [interval_text(*row) for row in summary[[v, f"{v} ±", f"{v} n", f"{v} failed"]].itertuples(index=False)]
     return shown
+
+# %% ../nbs/11_repro.ipynb #acede774
+def verdict(difference: float, half_width: float) -> str:
+    "What a paired difference of distances decides: `better` or `worse` where its interval leaves 0 out, `identical` where it is exactly 0 throughout, else `undecided`."
+    if difference == half_width == 0: return "identical"
+    if not abs(difference) > half_width: return "undecided"  # also where the interval is not a number: one seed decides nothing
+    return "better" if difference < 0 else "worse"
 
 # %% ../nbs/11_repro.ipynb #57b37cf5
 def save_table(frame, out, name: str, caption: str = "") -> "pandas.DataFrame":
