@@ -46,7 +46,8 @@ def folder(tmp_path):
 def start(folder, out, *words):
     "Start `reproduce` in a process group of its own."
     words = ["reproduce", "tab_ring", *words, "--notebooks", folder, "--out", out, "--device", "cpu"]
-    return subprocess.Popen([CLI, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen([CLI, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # a shell's background job would ignore Ctrl-C, and so would its children
 
 
 def wait_for(condition, seconds=90):
