@@ -39,3 +39,15 @@ def test_first_words_say_what_it_is():
     lines = README.read_text().splitlines()
     assert lines[0] == "# NATS Companion" and any(line.startswith("> ") for line in lines[:4])
     assert (ROOT/"reports"/"cpu"/"figures").is_dir() and re.search(r"!\[[^\]]+\]\(reports/cpu/figures/\w+\.png\)", README.read_text())
+
+
+def test_quoted_intervals_stand_in_the_report():
+    "The README quotes numbers; each must be one that the committed table holds, and the table must be from committed code."
+    section = (ROOT/"README.md").read_text().split("## Which reading")[1].split("## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    quoted = re.findall(r"\d+\.\d+ ± \d+\.\d+", "\n".join(rows))
+    report = (ROOT/"reports"/"cpu"/"tables"/"tab_schemes.md").read_text()
+    assert len(quoted) >= 8
+    missing = [q for q in quoted if f" {q} (n = 5)" not in report]
+    assert not missing, f"{missing} not in tab_schemes.md: bring the README up to date"
+    assert "+changes" not in report and re.search(r"commit [0-9a-f]{10}\*\*", report)
