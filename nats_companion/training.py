@@ -22,11 +22,11 @@ from . import annealing, data, losses, metrics, networks, regularisers
 from .core import RUN_MODULES, check_choice, check_count, check_positive, code_digest, load_tensors, pick_device, provenance, rng, save_tensors, seeded, write_json
 from .nest import READINGS, Nest
 
-# %% ../nbs/09_training.ipynb #be7995cb
+# %% ../nbs/09_training.ipynb #571b568d
 @dataclass(frozen=True)
 class Config:
     "Everything that decides a run. Two equal configurations give bitwise equal runs on a CPU."
-    dataset: str = "fashion-mnist-compact"  # a name of data.DATASETS
+    dataset: str = "fashion-mnist-compact"  # a name of data.DATASETS, or folder:PATH
     size: int = 14              # pixels a side; 0 keeps the data as they are (points have no size)
     split: str = "test"         # evaluated against this split: tune on "validation", report on "test"
     network: str = "mlp"        # a name of networks.NETWORKS
@@ -68,14 +68,15 @@ class Config:
         "The run's name: 12 hex digits of the SHA-256 of all fields."
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/09_training.ipynb #cc4fd6e4
+# %% ../nbs/09_training.ipynb #37cd8afa
 CHOICES = dict(dataset=data.DATASETS, network=networks.NETWORKS, loss=losses.LOSSES, regulariser=regularisers.REGULARISERS,
                schedule=annealing.SCHEDULES, reading=READINGS, split=("train", "validation", "test"))
 
 @patch
 def check(self: Config) -> Config:
     "Return the configuration, or raise a `ValueError` that names the field, its value and what is allowed."
-    for name, allowed in CHOICES.items(): check_choice(name, getattr(self, name), allowed)
+    for name, allowed in CHOICES.items():
+        if not (name == "dataset" and self.dataset.startswith("folder:")): check_choice(name, getattr(self, name), allowed)  # an image folder is any path
     for name in ("latent", "width", "depth", "nest", "pool", "epochs", "updates", "batch", "steps", "evaluations"): check_count(name, getattr(self, name))
     for name in ("first", "last", "eta", "lr_d", "lr_g"): check_positive(name, getattr(self, name))
     for name in ("strength", "beta1", "beta2", "ema"): check_positive(name, getattr(self, name), zero=True)
