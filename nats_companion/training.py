@@ -22,7 +22,7 @@ from . import annealing, data, losses, metrics, networks, regularisers
 from .core import RUN_MODULES, check_choice, check_count, check_positive, code_digest, load_tensors, pick_device, provenance, rng, save_tensors, seeded, write_json
 from .nest import READINGS, Nest
 
-# %% ../nbs/09_training.ipynb #571b568d
+# %% ../nbs/09_training.ipynb #b5c0e3ba
 @dataclass(frozen=True)
 class Config:
     "Everything that decides a run. Two equal configurations give bitwise equal runs on a CPU."
@@ -36,7 +36,9 @@ class Config:
     spectral_norm: bool = True  # on the discriminator: the early trials drift without it
     loss: str = "gan"           # a name of losses.LOSSES; "cfg" is δ = 1 of (N.3)
     regulariser: str = "none"   # a name of regularisers.REGULARISERS
-    strength: float = 0.0       # its γ, weight or bound
+    strength: float = 0.0       # its γ, weight, bound or σ
+    relation: bool = False      # a discriminator on pairs with a real anchor: Relation GAN
+    entropy: float = 0.0        # weight of the variational entropy bound in each generator step
     schedule: str = "geometric" # a name of annealing.SCHEDULES: the scheme
     nest: int = 15              # N_d, or M of CFG: the paper's stated setting
     first: float = 20.0         # w_1, the paper's stated setting
@@ -68,7 +70,7 @@ class Config:
         "The run's name: 12 hex digits of the SHA-256 of all fields."
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/09_training.ipynb #37cd8afa
+# %% ../nbs/09_training.ipynb #78aeee8f
 CHOICES = dict(dataset=data.DATASETS, network=networks.NETWORKS, loss=losses.LOSSES, regulariser=regularisers.REGULARISERS,
                schedule=annealing.SCHEDULES, reading=READINGS, split=("train", "validation", "test"))
 
@@ -79,13 +81,13 @@ def check(self: Config) -> Config:
         if not (name == "dataset" and self.dataset.startswith("folder:")): check_choice(name, getattr(self, name), allowed)  # an image folder is any path
     for name in ("latent", "width", "depth", "nest", "pool", "epochs", "updates", "batch", "steps", "evaluations"): check_count(name, getattr(self, name))
     for name in ("first", "last", "eta", "lr_d", "lr_g"): check_positive(name, getattr(self, name))
-    for name in ("strength", "beta1", "beta2", "ema"): check_positive(name, getattr(self, name), zero=True)
+    for name in ("strength", "entropy", "beta1", "beta2", "ema"): check_positive(name, getattr(self, name), zero=True)
     check_count("size", self.size, least=0); check_count("seed", self.seed, least=0); check_count("samples", self.samples, least=2)
     for name in ("beta1", "beta2", "ema"):
         if getattr(self, name) >= 1: raise ValueError(f"{name}={getattr(self, name)} is not allowed; give a number in [0, 1).")
     if self.steps < self.steps_per_nest: raise ValueError(f"steps={self.steps} is less than one nest of {self.steps_per_nest} discriminator steps; raise steps or lower nest.")
-    if losses.LOSSES[self.loss].lipschitz and not self.spectral_norm and self.regulariser not in ("clip", "wgan-gp"):
-        raise ValueError(f"loss={self.loss!r} needs a Lipschitz discriminator; set spectral_norm=True, or regulariser='clip' or 'wgan-gp'.")
+    if losses.LOSSES[self.loss].lipschitz and not self.spectral_norm and self.regulariser not in ("clip", "wgan-gp", "centred", "dragan"):
+        raise ValueError(f"loss={self.loss!r} needs a Lipschitz discriminator; set spectral_norm=True, or regulariser='clip', 'wgan-gp', 'centred' or 'dragan'.")
     return self
 
 @patch(as_prop=True)
@@ -122,7 +124,7 @@ class Average:
         for mine, theirs in zip(self.mine, module.parameters()): mine.lerp_(theirs, 1 - decay)
         for mine, theirs in zip(self.module.buffers(), module.buffers()): mine.copy_(theirs)
 
-# %% ../nbs/09_training.ipynb #41904c1f
+# %% ../nbs/09_training.ipynb #d484f70b
 class Trainer:
     "The networks, optimizers, random streams and counts of one run; iterate it for records."
     def __init__(self, config: Config, device: str | torch.device = "cpu"):
@@ -130,7 +132,7 @@ class Trainer:
         self.real = data.load(config.dataset, split="train", size=config.size or None, device=self.device)
         self.loss = losses.LOSSES[config.loss]
         self.regulariser = regularisers.REGULARISERS[config.regulariser](config.strength)
-        self.streams = {n: rng(config.seed, n, device=self.device) for n in ("latents", "data", "penalty")} | {"order": rng(config.seed, "order")}
+        self.streams = {n: rng(config.seed, n, device=self.device) for n in ("latents", "data", "penalty", "anchors", "entropy")} | {"order": rng(config.seed, "order")}
         self.build_networks()
         self.step = self.iteration = 0
         self.last = torch.zeros(3, device=self.device)  # discriminator's loss, mean real logit, mean fake logit
@@ -142,31 +144,42 @@ class Trainer:
 
     def autocast(self): return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp)
 
-# %% ../nbs/09_training.ipynb #721449d2
+# %% ../nbs/09_training.ipynb #0d561659
 @patch
 def build_networks(self: Trainer) -> None:
     "Generator, discriminator, the generator's average and both optimizers, on the device."
     c = self.config
     with seeded(c.seed, "init"):
-        pair = networks.build(c.network, self.real.shape, latent=c.latent, width=c.width, depth=c.depth, spectral_norm=c.spectral_norm, bounded=self.real.bounded)
+        pair = networks.build(c.network, self.real.shape, latent=c.latent, width=c.width, depth=c.depth, spectral_norm=c.spectral_norm, bounded=self.real.bounded, pairs=c.relation)
     layout = dict(memory_format=torch.channels_last) if c.channels_last else {}
     self.generator, self.discriminator = (m.to(self.device, **layout) for m in pair)
     self.average = Average(self.generator, c.ema)
     compiled = (lambda m: torch.compile(m, backend=c.compile)) if c.compile else (lambda m: m)
     self.forward_g, self.forward_d = compiled(self.generator), compiled(self.discriminator)
+    if c.relation: self.forward_d = networks.Anchored(self.forward_d, lambda n: self.real.sample(n, self.streams["anchors"]))
     self.optimizers = {n: torch.optim.Adam(m.parameters(), lr, betas=(c.beta1, c.beta2), fused=True)
                        for n, m, lr in (("g", self.generator, c.lr_g), ("d", self.discriminator, c.lr_d))}
+    self.modules = dict(generator=self.generator, discriminator=self.discriminator, average=self.average.module)
+    if c.entropy: self.regularise_entropy()
     self.generator_steps = 0
     def after_generator_step(*_):
         self.generator_steps += 1
         self.average.update(self.generator)
     self.optimizers["g"].register_step_post_hook(after_generator_step)
 
-# %% ../nbs/09_training.ipynb #ae239a08
+@patch
+def regularise_entropy(self: Trainer) -> None:
+    "Let every generator step climb the variational bound of its entropy too, whatever the scheme."
+    with seeded(self.config.seed, "posterior"):
+        bound = regularisers.EntropyBound(self.forward_g, self.real.shape, self.config.latent, self.config.entropy, batch=self.config.batch, rng=self.streams["entropy"], device=self.device)
+    bound.attach(self.optimizers["g"])
+    self.modules["posterior"], self.optimizers["q"] = bound.posterior, bound.optimizer
+
+# %% ../nbs/09_training.ipynb #77373612
 @patch
 def discriminator_step(self: Trainer, fake: Tensor) -> None:
     "One update of the discriminator on a batch of fakes (B, *shape) and as many real samples."
-    real = self.real.sample(len(fake), self.streams["data"])
+    real, fake = (self.regulariser.inputs(x, self.streams["penalty"]) for x in (self.real.sample(len(fake), self.streams["data"]), fake))
     with self.autocast():
         real_logits, fake_logits = self.forward_d(real).float(), self.forward_d(fake).float()
         loss = self.loss.discriminator(real_logits, fake_logits)
@@ -180,10 +193,16 @@ def discriminator_step(self: Trainer, fake: Tensor) -> None:
 
 @patch
 def generator_loss(self: Trainer, fake: Tensor) -> Tensor:
-    "The generator's loss for fakes (B, *shape) that may carry a graph."
+    "The generator's loss for fakes (B, *shape) that may carry a graph; a relativistic one is given as many real samples."
     with self.autocast():
-        fake_logits = self.forward_d(fake).float()
-        return self.loss.generator(torch.zeros_like(fake_logits), fake_logits)  # no loss of the library depends on real logits yet
+        fake_logits = self.forward_d(self.regulariser.inputs(fake, self.streams["penalty"])).float()
+        return self.loss.generator(self.real_logits(len(fake)) if self.loss.relativistic else torch.zeros_like(fake_logits), fake_logits)
+
+@patch
+@torch.no_grad()
+def real_logits(self: Trainer, n: int) -> Tensor:
+    "Logits (n,) of real samples drawn for the generator's loss, which has no use for their graph."
+    return self.forward_d(self.regulariser.inputs(self.real.sample(n, self.streams["data"]), self.streams["penalty"])).float()
 
 # %% ../nbs/09_training.ipynb #692ffa1f
 class Record(NamedTuple):
@@ -211,11 +230,11 @@ def sample(self: Trainer, n: int, batch: int = 500) -> Tensor:
     latents = torch.randn(n, self.config.latent, generator=rng(self.config.seed, "evaluation")).to(self.device)
     with self.autocast(): return torch.cat([self.average.module(z).float() for z in latents.split(batch)])
 
-# %% ../nbs/09_training.ipynb #650c3cf6
+# %% ../nbs/09_training.ipynb #dd5c9f50
 @patch
 def state(self: Trainer) -> tuple[dict[str, Tensor], dict]:
     "All tensors of the run by name, and its counts."
-    tensors = {f"{name}.{k}": v for name, m in (("generator", self.generator), ("discriminator", self.discriminator), ("average", self.average.module)) for k, v in m.state_dict().items()}
+    tensors = {f"{name}.{k}": v for name, m in self.modules.items() for k, v in m.state_dict().items()}
     tensors |= {f"adam.{n}.{i}.{k}": v for n, o in self.optimizers.items() for i, s in o.state_dict()["state"].items() for k, v in s.items()}
     tensors |= {f"stream.{n}": s.get_state() for n, s in self.streams.items()} | {"last": self.last}
     return tensors, dict(step=self.step, iteration=self.iteration, generator_steps=self.generator_steps, averaged=self.average.count)
@@ -224,7 +243,7 @@ def state(self: Trainer) -> tuple[dict[str, Tensor], dict]:
 def restore(self: Trainer, tensors: dict[str, Tensor], counts: dict) -> None:
     "Put a state back, as `state` gave it."
     def part(prefix): return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    for name, m in (("generator", self.generator), ("discriminator", self.discriminator), ("average", self.average.module)): m.load_state_dict(part(f"{name}."))
+    for name, m in self.modules.items(): m.load_state_dict(part(f"{name}."))
     for n, optimizer in self.optimizers.items():
         saved = {}
         for k, v in part(f"adam.{n}.").items(): saved.setdefault(int(k.split(".")[0]), {})[k.split(".")[1]] = v
