@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import core, repro
 
-# %% ../nbs/12_cli.ipynb #3f78bd3f
+# %% ../nbs/12_cli.ipynb #fbb529f5
 def parser() -> argparse.ArgumentParser:
     "The grammar of the command line."
     top = argparse.ArgumentParser(prog="nats-companion", description="Reproduce figures and tables of nested annealed GAN training.")
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_reproduce(make: argparse.ArgumentParser) -> None:
     "The arguments of `reproduce`; their meaning is that of `repro.reproduce`."
-    make.add_argument("items", nargs="*", metavar="ITEM", help="names as `list` shows them (default: the headline set)")
+    make.add_argument("items", nargs="*", metavar="ITEM", help="names as `list` shows them, or paper, theory, all (default: the headline set)")
     make.add_argument("--scale", default="cpu", help=f"{', '.join(repro.SCALES)} (default: cpu)")
     make.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: as the scale says)")
     make.add_argument("--out", metavar="DIR", help="folder for results (default: reports/local/SCALE)")
@@ -52,10 +52,11 @@ def list_items(notebooks=None) -> str:
         lines += [f"    cost      " + "; ".join(f"{scale}: {cost(item.name, scale)}" for scale in repro.SCALES), ""]
     return "\n".join([*lines, "Costs are CPU time over all seeds of the results in reports/; a run shared by several items is counted in each.", "Reproduce one with: nats-companion reproduce ITEM --scale cpu"])
 
-# %% ../nbs/12_cli.ipynb #5cad1483
+# %% ../nbs/12_cli.ipynb #5db66120
 def show_item(name: str, notebooks=None) -> str:
     "One item: claim, its parameters with their values at each scale, and its results where there are any."
-    item, = repro.select([name], notebooks)
+    items = repro.find_items(notebooks)
+    item = items[core.check_choice("item", name, items)]
     at = {scale: repro.resolve([item], scale)[name] for scale in repro.SCALES}
     rows = [[n, *(repr(at[scale][n]) for scale in repro.SCALES)] for n in item.parameters if n not in ("scale", "out", "device")]
     widths = [max(len(row[i]) for row in [["parameter", *repro.SCALES], *rows]) for i in range(len(repro.SCALES) + 1)]

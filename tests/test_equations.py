@@ -4,15 +4,14 @@ import re
 import pytest
 from conftest import NBS, cells, notebooks
 
-TAGS = [f"N.{k}" for k in range(1, 9)]
-CONSEQUENCES = {"N.2", "N.4"}  # statements about (N.1) and (N.3): tested, but there is no line of code that does them
-LIBRARY = [p for p in notebooks() if p.parent == NBS]
+TAGS = [f"{section}.{k}" for section, count in (("N", 8), ("F", 3), ("C", 6)) for k in range(1, count + 1)]
+LIBRARY = [p for p in notebooks() if p.parent in (NBS, NBS/"theory")]
 
 
 def holds(tag: str, text: str) -> bool: return re.search(re.escape(tag) + r"(?!\d)", text) is not None
 
 
-@pytest.mark.parametrize("tag", [t for t in TAGS if t not in CONSEQUENCES])
+@pytest.mark.parametrize("tag", TAGS)
 def test_stands_beside_its_line(tag):
     exported = [line for p in LIBRARY for c in cells(p) if c["source"].startswith("#| export") for line in c["source"].splitlines()]
     beside = [line for line in exported if holds(f"({tag})", line) and line.split("#")[0].strip()]

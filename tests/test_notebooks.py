@@ -1,4 +1,4 @@
-"""Every notebook runs: those of the library as they stand, the paper's items through `reproduce` at scale smoke."""
+"""Every notebook runs: those of the library as they stand, the paper's items and the theory's chapters through `reproduce` at scale smoke."""
 import json
 import os
 
@@ -23,6 +23,8 @@ def test_library_notebook(path):
 def test_every_module_has_a_notebook():
     assert len(MODULES) >= 13
     assert {p.stem[3:] for p in MODULES} == {p.stem for p in (ROOT/"nats_companion").glob("*.py") if not p.stem.startswith("_")}
+    chapters = {name for name, item in ITEMS.items() if item.shelf == "theory"}
+    assert len(chapters) == 8 and chapters == {p.stem for p in (ROOT/"nats_companion"/"theory").glob("*.py") if not p.stem.startswith("_")}
 
 
 def test_smoke_succeeds(smoke):

@@ -14,6 +14,8 @@ from conftest import NBS, ROOT, cells, committed_files, notebooks, readme_tool
 from nats_companion import core
 
 MODULES = {p.stem[3:]: int(p.stem[:2]) for p in NBS.glob("[0-9][0-9]_*.ipynb")}
+CHAPTERS = {f"theory.{p.stem[2:]}": 100 + int(p.stem[0]) for p in (NBS/"theory").glob("[0-9]_*.ipynb")}  # upstairs of the whole library
+ORDER = MODULES | CHAPTERS
 by_name = lambda p: p.relative_to(ROOT).as_posix()
 
 
@@ -58,7 +60,7 @@ def test_title_cell(path):
     assert len(lines) == 2 and lines[0].startswith("# ") and lines[1].startswith("> ")
 
 
-@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent.name in ("paper", "experiments")], ids=by_name)
+@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent.name in ("paper", "theory", "experiments")], ids=by_name)
 def test_parameters_survive_cleaning(copy, path):
     tags = [t for c in cells(copy/path.relative_to(ROOT)) for t in c["metadata"].get("tags", [])]
     assert tags.count("parameters") == 1 and (path.parent.name == "experiments" or tags.count("scales") == 1)
@@ -71,10 +73,10 @@ def test_paper_notebooks_export_nothing(path):
 
 def test_one_notebook_per_module():
     named = [m[1] for p in notebooks() for c in cells(p) if (m := re.match(r"#\| *default_exp +(\S+)", c["source"]))]
-    assert len(named) == len(set(named)) >= 13
+    assert len(named) == len(set(named)) >= 21
 
 
-@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent == NBS and p.name[:2].isdigit()], ids=by_name)
+@pytest.mark.parametrize("path", [p for p in notebooks() if p.name[0].isdigit()], ids=by_name)
 def test_export_directive_comes_first(path):
     "A comment above `#| export` would silently un-export the cell."
     for c in cells(path):
@@ -85,17 +87,20 @@ def test_export_directive_comes_first(path):
 def imports(module: str) -> set[str]:
     "The modules of this package that `module` imports, anywhere in its source."
     found = set()
-    for node in ast.walk(ast.parse((ROOT/"nats_companion"/f"{module}.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.module or "").split(".")[0] == "nats_companion"):
-            inner = (node.module or "").removeprefix("nats_companion").strip(".")
-            found |= {inner} if inner else {alias.name for alias in node.names}
-        if isinstance(node, ast.Import): found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("nats_companion.")}
+    package = ["nats_companion", *module.split(".")[:-1]]
+    for node in ast.walk(ast.parse((ROOT/"nats_companion"/f"{module.replace('.', '/')}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            target = ".".join([*package[:len(package) + 1 - node.level], *filter(None, [node.module])]) if node.level else node.module
+            if target.split(".")[0] != "nats_companion": continue
+            inner = target.removeprefix("nats_companion").strip(".")
+            found |= {inner} if inner in ORDER else {f"{inner}.{alias.name}".strip(".") for alias in node.names}
+        if isinstance(node, ast.Import): found |= {a.name.removeprefix("nats_companion.") for a in node.names if a.name.startswith("nats_companion.")}
     return found - {"__version__"}
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", ORDER)
 def test_imports_point_downstairs(module):
-    upstairs = {m for m in imports(module) if MODULES[m] >= MODULES[module]}
+    upstairs = {m for m in imports(module) if ORDER[m] >= ORDER[module]}
     assert not upstairs, f"{module} imports {upstairs}, which come after it"
 
 
