@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'FASHION_CLASSES', 'FASHION_COMPACT', 'FASHION_FULL', 'UNPA
            'DATASETS', 'to_float', 'to_uint8', 'ImageSet', 'carve', 'read_checked', 'read_compact', 'read_full',
            'find_full', 'fashion_mnist', 'digits', 'split_whole', 'list_images', 'read_image', 'read_folder',
            'image_folder', 'read_cifar_binary', 'cifar10', 'Mixture', 'gaussian_mixture', 'round_modes', 'ring', 'grid',
-           'load']
+           'swiss_roll', 'load']
 
 # %% ../nbs/01_data.ipynb #943f5d9c
 import functools, gzip, hashlib, lzma, math
@@ -314,10 +314,20 @@ def grid(side: int = 5, spacing: float = 1.0, std: float = 0.05, weights=None) -
     line = (torch.arange(side, dtype=torch.float64) - (side - 1)/2)*spacing
     return round_modes(torch.cartesian_prod(line, line), std, "grid", weights)
 
-# %% ../nbs/01_data.ipynb #f0ed9156
+# %% ../nbs/01_data.ipynb #b6c4708d
+def swiss_roll(modes: int = 120, turns: float = 1.5, radius: float = 2.0, std: float = 0.05) -> Mixture:
+    "`modes` Gaussians evenly along a spiral of `turns` turns around 0, whose distance to 0 grows steadily from `radius`/3 to `radius`."
+    check_count("modes", modes, 2); check_positive("turns", turns); check_positive("radius", radius)
+    def curve(t): return radius*(1 + 2*t[:, None])/3*np.stack([np.cos(2*np.pi*turns*t), np.sin(2*np.pi*turns*t)], 1)
+    t = np.linspace(0, 1, 20_001)
+    length = np.concatenate([[0.], np.linalg.norm(np.diff(curve(t), axis=0), axis=1).cumsum()])   # of the arc from 0 to t
+    return round_modes(torch.from_numpy(curve(np.interp(np.linspace(0, length[-1], modes), length, t))), std, "swiss-roll")
+
+# %% ../nbs/01_data.ipynb #0d321423
 DATASETS = {
     "ring": lambda split: ring(),
     "grid": lambda split: grid(),
+    "swiss-roll": lambda split: swiss_roll(),
     "digits": digits,
     "fashion-mnist": fashion_mnist,                                                      # the full set where present, else the compact copy
     "fashion-mnist-compact": functools.partial(fashion_mnist, source="compact"),         # the same bytes on every machine

@@ -99,11 +99,11 @@ def clip(bound: float = 0.01) -> Regulariser:
         for p in discriminator.parameters(): p.clamp_(-bound, bound)
     return Regulariser(f"clip({bound:g})", after_step=after_step)
 
-# %% ../nbs/04_regularisers.ipynb #ab3a687b
+# %% ../nbs/04_regularisers.ipynb #2e343362
 def instance_noise(std: float = 0.1) -> Regulariser:
-    "Gaussian noise of standard deviation `std` (units of the data) on all inputs of the discriminator, real and generated (C.4)."
+    "Gaussian noise of standard deviation `std` (units of the data) on all inputs of the discriminator, real and generated; what it does to stability is (C.4)."
     check_positive("std", std)
-    def inputs(x, generator): return x + std * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)  # (C.4)
+    def inputs(x, generator): return x + std * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
     return Regulariser(f"instance-noise({std:g})", inputs=inputs)
 
 # %% ../nbs/04_regularisers.ipynb #c8b9da40
