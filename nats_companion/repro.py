@@ -9,7 +9,8 @@ __all__ = ['SCALES', 'FLAGS', 'SHELVES', 'KERNEL', 'BULK', 'KERNEL_SECONDS', 'PA
            'load_runs', 'summarise', 'interval_text', 'readable', 'verdict', 'save_table', 'span', 'stamp_text',
            'group', 'write_kernel', 'portable', 'clean', 'execute', 'runner', 'Job', 'Pool', 'cores', 'log_path',
            'Work', 'prepare', 'inputs_digest', 'read_index', 'item_files', 'is_current', 'duration', 'describe',
-           'shown', 'Ledger', 'label', 'unusual', 'alone', 'work_off', 'index_page', 'conclusion', 'reproduce']
+           'shown', 'Ledger', 'label', 'unusual', 'alone', 'work_off', 'known_runs', 'index_page', 'conclusion',
+           'reproduce']
 
 # %% ../nbs/11_repro.ipynb #aed4eeb2
 import ast, contextlib, dataclasses, fcntl, hashlib, itertools, json, math, os, re, shlex, shutil, subprocess, sys, tempfile, threading, time
@@ -640,7 +641,16 @@ def work_off(ledger: Ledger, progress: bool = True) -> None:
             if not (pool.going or ledger.items or ledger.chunks): break
             time.sleep(0.2)
 
-# %% ../nbs/11_repro.ipynb #6ff3a9bb
+# %% ../nbs/11_repro.ipynb #bb353e68
+def known_runs(out, index: dict) -> "pandas.DataFrame":
+    "`load_runs`, with the rows that `runs.csv` holds of runs on which items of `index` rest but whose folders are not here, as in a clone."
+    import pandas as pd
+    table, path = load_runs(out), Path(out)/"runs.csv"
+    if not path.exists(): return table
+    elsewhere = {key for entry in index["items"].values() for key in entry["runs"]} - set(table.key)
+    old = pd.read_csv(path)
+    return pd.concat([table, old[old.key.isin(elsewhere)]], ignore_index=True)
+
 PACKAGES = ("nats-companion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
 
 @patch
@@ -651,7 +661,7 @@ def close(self: Ledger, seconds: float) -> dict:
     call = dict(commit=core.commit(), seconds=round(seconds, 1), jobs=work.jobs, trained=len(self.to_train - set(self.lost)), reused=len(work.configs) - len(self.to_train), executed=self.executed)
     index.update(scale=work.scale, seeds=sorted({p["seeds"] for p in work.parameters.values()}), commit=core.commit(), provenance=core.provenance(work.device), versions={p: version(p) for p in PACKAGES},
                  calls=[*index.get("calls", []), *([call] if self.total else [])], failed=list(self.failed.values()))
-    with contextlib.suppress(ValueError): core.write_text(work.out/"runs.csv", load_runs(work.out).to_csv(index=False))
+    with contextlib.suppress(ValueError): core.write_text(work.out/"runs.csv", known_runs(work.out, index).to_csv(index=False))
     core.write_json(work.out/"index.json", index)
     core.write_text(work.out/"index.md", index_page(index))
     return index
