@@ -10,11 +10,12 @@ PYTHON =
 
 BIN = .venv/bin
 
-.PHONY: help reproduce test list lab export clean-notebooks readme
+.PHONY: help reproduce test list bench lab export clean-notebooks readme
 help:
 	@echo 'make reproduce        all items at scale $(SCALE) with $(SEEDS) seeds (variables: SCALE SEEDS ITEMS JOBS OUT)'
 	@echo 'make test             everything continuous integration runs'
 	@echo 'make list             the items, what they show and what they cost'
+	@echo 'make bench            ratios against hand-written and other code, into reports/bench.json'
 	@echo 'make lab              JupyterLab in nbs/'
 	@echo 'make export           notebooks -> nats_companion/ and README.md'
 	@echo 'make clean-notebooks  strip outputs from nbs/'
@@ -29,6 +30,9 @@ test: .venv/.ready
 
 list: .venv/.ready
 	@$(BIN)/nats-companion list
+
+bench: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/nats-companion bench
 
 lab: .venv/.ready
 	$(BIN)/jupyter lab nbs
