@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'Times', 'alternate', 'ratios', 'Benchmark', 'Result', 'benchmark', 'seconds_of', 'measure_import',
            'measure_list', 'nest_game', 'by_hand', 'measure_nest', 'slope', 'measure_growth', 'feature_pair',
-           'distances', 'measure_frechet', 'bench', 'write_results']
+           'distances', 'measure_frechet', 'bench', 'read_results', 'write_results']
 
 # %% ../nbs/12_bench.ipynb #eae98606
 import json, math, os, statistics, subprocess, sys, time
@@ -185,7 +185,7 @@ def measure_frechet(rounds: int) -> tuple[list[float], dict]:
     times = alternate(distances(), rounds, warmup=0)
     return ratios(times), {name: asdict(t) for name, t in times.items()}
 
-# %% ../nbs/12_bench.ipynb #d949dcb8
+# %% ../nbs/12_bench.ipynb #6169583f
 def bench(names=None, rounds: int | None = None, out=None, progress: bool = True) -> list[Result]:
     "Run the benchmarks called `names` (default: all) on one thread, each `rounds` times (default: its own number); merge them into `out` (default: reports/bench.json)."
     import torch
@@ -193,6 +193,7 @@ def bench(names=None, rounds: int | None = None, out=None, progress: bool = True
     chosen = [BENCHMARKS[core.check_choice("benchmark", name, BENCHMARKS)] for name in names or BENCHMARKS]
     if rounds is not None: core.check_count("rounds", rounds)
     threads, path, results = torch.get_num_threads(), Path(out or core.project_root()/"reports"/"bench.json"), []
+    read_results(path)                                                      # a file that cannot be read is found out before anything is measured
     torch.set_num_threads(1)
     try:
         for b in tqdm(chosen, desc="benchmarks", disable=not progress):
@@ -202,7 +203,11 @@ def bench(names=None, rounds: int | None = None, out=None, progress: bool = True
     finally: torch.set_num_threads(threads)
     return results
 
+def read_results(path: Path) -> dict:
+    "What the JSON file `path` holds, by benchmark; nothing where it is missing, a `ValueError` where it is damaged."
+    try: return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error: raise ValueError(f"{path} is not a JSON file of results ({error}); delete it, or give another --out.") from None
+
 def write_results(path: Path, result: Result) -> None:
     "Enter `result` in the JSON file `path`, with its median, verdict and provenance."
-    known = json.loads(path.read_text()) if path.exists() else {}
-    core.write_json(path, known | {result.name: asdict(result) | dict(median=result.median, kept=result.kept, load=os.getloadavg()[0], provenance=core.provenance())})
+    core.write_json(path, read_results(path) | {result.name: asdict(result) | dict(median=result.median, kept=result.kept, load=os.getloadavg()[0], provenance=core.provenance())})

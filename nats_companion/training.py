@@ -70,7 +70,7 @@ class Config:
         "The run's name: 12 hex digits of the SHA-256 of all fields."
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/09_training.ipynb #35a37b0c
+# %% ../nbs/09_training.ipynb #d1b20b43
 CHOICES = dict(dataset=data.DATASETS, network=networks.NETWORKS, loss=losses.LOSSES, regulariser=regularisers.REGULARISERS,
                schedule=annealing.SCHEDULES, reading=READINGS, split=("train", "validation", "test"))
 
@@ -86,6 +86,8 @@ def check(self: Config) -> Config:
     for name in ("beta1", "beta2", "ema"):
         if getattr(self, name) >= 1: raise ValueError(f"{name}={getattr(self, name)} is not allowed; give a number in [0, 1).")
     if self.steps < self.steps_per_nest: raise ValueError(f"steps={self.steps} is less than one nest of {self.steps_per_nest} discriminator steps; raise steps or lower nest.")
+    try: regularisers.REGULARISERS[self.regulariser](self.strength)
+    except ValueError as error: raise ValueError(f"strength={self.strength} does not suit regulariser={self.regulariser!r}: {error}") from None
     if losses.LOSSES[self.loss].lipschitz and not self.spectral_norm and self.regulariser not in ("clip", "wgan-gp", "centred"):
         raise ValueError(f"loss={self.loss!r} needs a Lipschitz discriminator; set spectral_norm=True, or regulariser='clip', 'wgan-gp' or 'centred'.")
     return self
