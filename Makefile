@@ -5,6 +5,7 @@ SEEDS = 3
 ITEMS =
 JOBS =
 OUT =
+PEERS =
 # The interpreter .venv is made from; by default the first of python3, python3.13, python3.12, python3.11 that is 3.11 to 3.13.
 PYTHON =
 
@@ -15,7 +16,7 @@ help:
 	@echo 'make reproduce        all items at scale $(SCALE) with $(SEEDS) seeds (variables: SCALE SEEDS ITEMS JOBS OUT)'
 	@echo 'make test             everything continuous integration runs'
 	@echo 'make list             the items, what they show and what they cost'
-	@echo 'make bench            ratios against hand-written and other code, into reports/bench.json'
+	@echo 'make bench            ratios against hand-written and other code, into reports/bench.json (variable: PEERS, a folder of checkouts)'
 	@echo 'make lab              JupyterLab in nbs/'
 	@echo 'make export           notebooks -> nats_companion/ and README.md'
 	@echo 'make clean-notebooks  strip outputs from nbs/'
@@ -32,7 +33,7 @@ list: .venv/.ready
 	@$(BIN)/nats-companion list
 
 bench: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/nats-companion bench
+	OMP_NUM_THREADS=1 $(BIN)/nats-companion bench $(if $(PEERS),--peers $(PEERS))
 
 lab: .venv/.ready
 	$(BIN)/jupyter lab nbs

@@ -18,12 +18,13 @@ def table(nbs: Path, paths: list[Path], first: str, name) -> str:
 
 
 def notebook_map(nbs: Path) -> str:
-    "The library, the chapters of the theory, the paper's items and the experiments, each with the summary in its title cell."
+    "The library, the chapters of the theory, the paper's items, the experiments and the benchmarks, each with the summary in its title cell."
     items = sorted((nbs/"paper").glob("*.ipynb"), key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.stem)])
     numbered = lambda p: p.stem.split("_")[0] + " " + head(p)[0]
     parts = [table(nbs, sorted(nbs.glob("[0-9][0-9]_*.ipynb")), "library, in reading order | what it is about", numbered),
              table(nbs, sorted((nbs/"theory").glob("*.ipynb")), "chapter of the theory | the statement that it checks", numbered),
-             table(nbs, items, "paper item | the claim that it tests", lambda p: p.stem), table(nbs, sorted((nbs/"experiments").glob("*.ipynb")), "experiment | what it does", lambda p: p.stem)]
+             table(nbs, items, "paper item | the claim that it tests", lambda p: p.stem), table(nbs, sorted((nbs/"experiments").glob("*.ipynb")), "experiment | what it does", lambda p: p.stem),
+             table(nbs, sorted((nbs/"benchmarks").glob("*.ipynb")), "benchmark | what it measures", lambda p: head(p)[0])]
     return "\n\n".join([MARK, *parts])
 
 

@@ -205,3 +205,18 @@ def test_items_without_the_contract_are_refused(folder, capsys):
     write_notebook(folder/"paper"/"bad.ipynb", "# Bad", parameters=PARAMETERS.replace("steps = 60", "steps = 6*10"), scales=SCALES)
     assert main(["list", "--notebooks", str(folder)]) == 2
     assert "bad.ipynb: `steps = 6 * 10` is not allowed here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, expected", [(["nets"], "'nest'"), (["nest", "--rounds", "0"], "rounds=0 is not allowed"), (["nest", "--peers", "nowhere"], "is not a folder"), (["nest", "--device", "cdua"], "Did you mean 'cuda'")])
+def test_bench_refuses(tmp_path, capsys, words, expected):
+    from nats_companion.cli import main
+    assert main(["bench", *words, "--out", str(tmp_path/"bench.json")]) == 2 and expected in capsys.readouterr().err
+    assert not (tmp_path/"bench.json").exists()
+
+
+def test_bench_measures_and_says_what_is_absent(tmp_path):
+    done = command("bench", "list", "stage-15", "--rounds", 1, "--out", tmp_path/"bench.json")
+    assert done.returncode == 0 and "not run: needs a peer: put a checkout of riejohnson/cfg-gan-pt" in done.stdout, done.stderr
+    stored = json.loads((tmp_path/"bench.json").read_text())
+    assert set(stored) == {"list"} and 0 < stored["list"]["median"] < 60 and stored["list"]["provenance"]["commit"] == core.commit()
+    assert (tmp_path/"bench"/"bench_bars.png").exists() and "Verdict" in (tmp_path/"bench"/"results.ipynb").read_text()

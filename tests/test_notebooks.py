@@ -6,7 +6,7 @@ import nbdev.test  # the module: its function test_nb would be collected as a te
 import pytest
 from conftest import NBS, ROOT, notebooks
 
-from nats_companion import core, repro
+from nats_companion import bench, core, repro
 
 ITEMS = repro.find_items()
 THROUGH_REPRODUCE = [NBS/"experiments"/"run.ipynb", *(item.path for item in ITEMS.values())]
@@ -24,6 +24,7 @@ def test_every_module_has_a_notebook():
     assert len(MODULES) >= 13
     assert {p.stem[3:] for p in MODULES} == {p.stem for p in (ROOT/"nats_companion").glob("*.py") if not p.stem.startswith("_")}
     chapters = {name for name, item in ITEMS.items() if item.shelf == "theory"}
+    assert tuple(p.stem[2:] for p in sorted((NBS/"benchmarks").glob("[0-9]_*.ipynb"))) == bench.NOTEBOOKS  # and each of them a module, or it could not be imported
     assert len(chapters) == 8 and chapters == {p.stem for p in (ROOT/"nats_companion"/"theory").glob("*.py") if not p.stem.startswith("_")}
 
 
