@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHORT', 'RUNS', 'ITEM', 'off', 'check_run', 'children', 'check_item', 'measure_prediction']
 
-# %% ../../nbs/benchmarks/6_prediction.ipynb #c21c5303
-import io, contextlib, json, tempfile, time
+# %% ../../nbs/benchmarks/6_prediction.ipynb #8ec33bea
+import contextlib, io, tempfile, time
 from pathlib import Path
 
 from .. import core
