@@ -129,7 +129,7 @@ def gradients(module: nn.Sequential) -> list[Tensor]: return [layer.weight.grad 
 
 def their_gradients(named: dict[str, Tensor], layers: list[str]) -> list[Tensor]: return [named[f"{n}.w" if f"{n}.w" in named else f"{n}.weight"].grad for n in layers]
 
-# %% ../../nbs/benchmarks/2_stage.ipynb #0ae4d5fd
+# %% ../../nbs/benchmarks/2_stage.ipynb #0c5874ee
 @contextlib.contextmanager
 def double_precision():
     "Inside the block new tensors are float64, so that the order of a sum cannot hide or make a difference."
@@ -143,6 +143,7 @@ def agreement(s: Stage, modules, images: Tensor, device: str = "cpu") -> dict[st
     "Largest relative difference between the authors' code and ours: in a push, the discriminator's loss and gradients, the approximator's loss and gradients, all in double precision; more than 1e-8 is a `RuntimeError`."
     game, cfggan = their_game(s, modules), modules[0]
     D, G = (m.to(device, memory_format=torch.channels_last) for m in (discriminator(s.width), generator(s.width, latent=s.latent)))
+    for named in (game.d_params, game.g_params): named.update({n: p.detach().double().requires_grad_(p.requires_grad) for n, p in named.items()})  # theirs makes them float32
     copy_weights(D, game.d_params, D_LAYERS); copy_weights(G, game.g_params, G_LAYERS)
     real, fake, z = (x.to(device) for x in (data.to_float(images[:s.batch]).double(), torch.rand(s.batch, 1, 32, 32)*2 - 1, torch.randn(s.batch, s.latent)))
     apart = lambda ours, theirs: max(((a - b).abs().max()/b.abs().max()).item() for a, b in zip(ours, theirs, strict=True))
