@@ -118,7 +118,7 @@ def timed(works: dict[str, Callable[[], object]], device: torch.device, seconds:
         for name in short: times[name].append(once(works[name]))
     return {name: statistics.median(t) for name, t in times.items()}
 
-# %% ../nbs/10_cost.ipynb #6122cb02
+# %% ../nbs/10_cost.ipynb #64159bfe
 FLOPS_PER_SECOND = 6e10  # one CPU core, float32: for estimates where nothing was measured
 TRIAL = 1e11             # floating point operations that one timed call may have: a few seconds of such a core
 OVERHEAD = dict(discriminator=1.2e-3, term=7e-4, update=3e-4, draw=2e-4, push=5e-4, fit=4.5e-4, sample=2e-4, brief=0.02, full=0.2, start=0.1, first=1.0)  # seconds of each call, however small
@@ -127,10 +127,10 @@ OVERHEAD = dict(discriminator=1.2e-3, term=7e-4, update=3e-4, draw=2e-4, push=5e
 def forward_flops(network: str, shape: tuple[int, ...], latent: int, width: int, depth: int) -> tuple[int, int]:
     "Floating point operations of one sample's way through the (generator, discriminator), counted without computing."
     from torch.utils.flop_counter import FlopCounterMode
-    found = []
+    found, plane = [], int(network in networks.CONDITIONAL)  # a class takes one more number of a latent and one more plane of an image
     with torch.device("meta"):
-        pair = networks.build(network, shape, latent=latent, width=width, depth=depth, bounded=len(shape) == 3)
-        for module, inputs in zip(pair, (torch.empty(2, latent), torch.empty(2, *shape))):
+        pair = networks.build(network, shape, latent=latent, width=width, depth=depth, bounded=len(shape) == 3, classes=2*plane)
+        for module, inputs in zip(pair, (torch.empty(2, latent + plane), torch.empty(2, shape[0] + plane, *shape[1:]))):
             with FlopCounterMode(display=False) as counter: module(inputs)
             found.append(counter.get_total_flops()//2)
     return tuple(found)

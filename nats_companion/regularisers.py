@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'REGULARISERS', 'input_gradient', 'Regulariser', 'none', 'r1', 'r2', 'interpolates', 'centred', 'wgan_gp',
-           'dragan', 'clip', 'instance_noise', 'combine', 'Posterior', 'EntropyBound']
+           'dragan', 'clip', 'instance_noise', 'combine', 'per_class', 'Posterior', 'EntropyBound']
 
-# %% ../nbs/04_regularisers.ipynb #37782c63
+# %% ../nbs/04_regularisers.ipynb #7ba7d0d7
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .core import check_choice, check_count, check_positive
-from .networks import MLPGenerator
+from .networks import MLPGenerator, join_class, part_class
 
 # %% ../nbs/04_regularisers.ipynb #81878027
 def input_gradient(
@@ -117,6 +117,17 @@ def combine(*regularisers: Regulariser) -> Regulariser:
         for r in regularisers: x = r.inputs(x, generator)
         return x
     return Regulariser(" + ".join(r.name for r in regularisers) or "none", penalty, after_step, inputs)
+
+# %% ../nbs/04_regularisers.ipynb #7fde90fe
+def per_class(regulariser: Regulariser) -> Regulariser:
+    "The same on images with a class plane (B, C+1, H, W): it acts on the images, given the classes; those of `real` and `fake` must be the same, row by row."
+    def penalty(discriminator, real, fake, generator):
+        (real, labels), (fake, _) = part_class(real), part_class(fake)
+        return regulariser.penalty(lambda x: discriminator(join_class(x, labels)), real, fake, generator)
+    def inputs(x, generator):
+        images, labels = part_class(x)
+        return join_class(regulariser.inputs(images, generator), labels)
+    return replace(regulariser, penalty=penalty, inputs=inputs)
 
 # %% ../nbs/04_regularisers.ipynb #4f7d8782
 REGULARISERS = {"none": none, "r1": r1, "r2": r2, "centred": centred, "wgan-gp": wgan_gp, "dragan": dragan, "clip": clip, "instance-noise": instance_noise}

@@ -21,14 +21,14 @@ from . import annealing, data, losses, metrics, networks, regularisers
 from .core import RUN_MODULES, check_choice, check_count, check_positive, code_digest, load_tensors, pick_device, provenance, rng, save_tensors, seeded, write_json
 from .nest import READINGS, Nest
 
-# %% ../nbs/09_training.ipynb #b5c0e3ba
+# %% ../nbs/09_training.ipynb #e49fcdad
 @dataclass(frozen=True)
 class Config:
     "Everything that decides a run. Two equal configurations give bitwise equal runs on a CPU."
     dataset: str = "fashion-mnist-compact"  # a name of data.DATASETS, or folder:PATH
     size: int = 14              # pixels a side; 0 keeps the data as they are (points have no size)
     split: str = "test"         # evaluated against this split: tune on "validation", report on "test"
-    network: str = "mlp"        # a name of networks.NETWORKS
+    network: str = "mlp"        # a name of networks.NETWORKS; "biggan" is told the classes of labelled images
     latent: int = 64            # dimensions of z ~ N(0, I)
     width: int = 128            # units of a hidden layer, or channels of the widest image
     depth: int = 3              # layers of an MLP
@@ -69,7 +69,7 @@ class Config:
         "The run's name: 12 hex digits of the SHA-256 of all fields."
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/09_training.ipynb #d1b20b43
+# %% ../nbs/09_training.ipynb #cf5e2c3d
 CHOICES = dict(dataset=data.DATASETS, network=networks.NETWORKS, loss=losses.LOSSES, regulariser=regularisers.REGULARISERS,
                schedule=annealing.SCHEDULES, reading=READINGS, split=("train", "validation", "test"))
 
@@ -89,7 +89,16 @@ def check(self: Config) -> Config:
     except ValueError as error: raise ValueError(f"strength={self.strength} does not suit regulariser={self.regulariser!r}: {error}") from None
     if losses.LOSSES[self.loss].lipschitz and not self.spectral_norm and self.regulariser not in ("clip", "wgan-gp", "centred"):
         raise ValueError(f"loss={self.loss!r} needs a Lipschitz discriminator; set spectral_norm=True, or regulariser='clip', 'wgan-gp' or 'centred'.")
+    if self.conditional:
+        if self.dataset in data.POINTS: raise ValueError(f"network={self.network!r} is told classes, but the points of dataset={self.dataset!r} have none; use labelled images, or network='mlp'.")
+        if self.relation: raise ValueError(f"relation=True does not suit network={self.network!r}, whose discriminator compares a sample with its class, not with an anchor; use network='dcgan' or relation=False.")
+        if self.entropy: raise ValueError(f"entropy={self.entropy} does not suit network={self.network!r}: the bound draws latents without a class; use network='dcgan' or entropy=0.0.")
     return self
+
+@patch(as_prop=True)
+def conditional(self: Config) -> bool:
+    "Are the networks told classes?"
+    return self.network in networks.CONDITIONAL
 
 @patch(as_prop=True)
 def steps_per_nest(self: Config) -> int:
@@ -125,33 +134,50 @@ class Average:
         for mine, theirs in zip(self.mine, module.parameters()): mine.lerp_(theirs, 1 - decay)
         for mine, theirs in zip(self.module.buffers(), module.buffers()): mine.copy_(theirs)
 
-# %% ../nbs/09_training.ipynb #d484f70b
+# %% ../nbs/09_training.ipynb #2c22c688
 class Trainer:
     "The networks, optimizers, random streams and counts of one run; iterate it for records."
     def __init__(self, config: Config, device: str | torch.device = "cpu"):
         self.config, self.device = config.check(), torch.device(device)
         self.real = data.load(config.dataset, split="train", size=config.size or None, device=self.device)
         self.loss = losses.LOSSES[config.loss]
-        self.regulariser = regularisers.REGULARISERS[config.regulariser](config.strength)
+        self.classes = self.count_classes()
+        bare = regularisers.REGULARISERS[config.regulariser](config.strength)
+        self.regulariser = regularisers.per_class(bare) if self.classes else bare
         self.streams = {n: rng(config.seed, n, device=self.device) for n in ("latents", "data", "penalty", "anchors", "entropy")} | {"order": rng(config.seed, "order")}
+        if self.classes: self.streams["classes"] = rng(config.seed, "classes", device=self.device)
         self.build_networks()
         self.step = self.iteration = 0
         self.last = torch.zeros(3, device=self.device)  # discriminator's loss, mean real logit, mean fake logit
         self.nest = Nest(self.forward_g, self.optimizers["g"], self.latents, config.weights, config.reading, batch=config.batch, pool=config.pool,
                          eta=config.eta, epochs=config.epochs, updates=config.updates, rng=self.streams["order"])
 
+    def count_classes(self) -> int:
+        "How many classes the networks are told, 0 for none; a conditional network on unlabelled images is a `ValueError`."
+        if not self.config.conditional: return 0
+        if len(self.real.classes) < 2: raise ValueError(f"network={self.config.network!r} is told classes, but dataset={self.config.dataset!r} has no labels; make a sub-folder for each class, or use network='dcgan'.")
+        return len(self.real.by_class[1])  # which refuses an empty class
+
     def latents(self, n: int) -> Tensor:
-        return torch.randn(n, self.config.latent, generator=self.streams["latents"], device=self.device)
+        "Latents (n, latent), with a class each (n, latent+1) for a conditional network."
+        z = torch.randn(n, self.config.latent, generator=self.streams["latents"], device=self.device)
+        return networks.join_class(z, torch.randint(self.classes, (n,), generator=self.streams["classes"], device=self.device)) if self.classes else z
+
+    def real_beside(self, fake: Tensor) -> Tensor:
+        "As many real samples as `fake` (B, *shape), for a conditional network (B, C+1, H, W) of its classes."
+        if not self.classes: return self.real.sample(len(fake), self.streams["data"])
+        labels = networks.part_class(fake)[1]
+        return networks.join_class(self.real.sample_of(labels, self.streams["data"]), labels)
 
     def autocast(self): return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp)
 
-# %% ../nbs/09_training.ipynb #0d561659
+# %% ../nbs/09_training.ipynb #907494b7
 @patch
 def build_networks(self: Trainer) -> None:
     "Generator, discriminator, the generator's average and both optimizers, on the device."
     c = self.config
     with seeded(c.seed, "init"):
-        pair = networks.build(c.network, self.real.shape, latent=c.latent, width=c.width, depth=c.depth, spectral_norm=c.spectral_norm, bounded=self.real.bounded, pairs=c.relation)
+        pair = networks.build(c.network, self.real.shape, latent=c.latent, width=c.width, depth=c.depth, spectral_norm=c.spectral_norm, bounded=self.real.bounded, pairs=c.relation, classes=self.classes)
     layout = dict(memory_format=torch.channels_last) if c.channels_last else {}
     self.generator, self.discriminator = (m.to(self.device, **layout) for m in pair)
     self.average = Average(self.generator, c.ema)
@@ -176,11 +202,11 @@ def regularise_entropy(self: Trainer) -> None:
     bound.attach(self.optimizers["g"])
     self.modules["posterior"], self.optimizers["q"] = bound.posterior, bound.optimizer
 
-# %% ../nbs/09_training.ipynb #ad87d3eb
+# %% ../nbs/09_training.ipynb #f4ea325d
 @patch
 def discriminator_step(self: Trainer, fake: Tensor) -> None:
     "One update of the discriminator on a batch of fakes (B, *shape) and as many real samples."
-    real, fake = (self.regulariser.inputs(x, self.streams["penalty"]) for x in (self.real.sample(len(fake), self.streams["data"]), fake))
+    real, fake = (self.regulariser.inputs(x, self.streams["penalty"]) for x in (self.real_beside(fake), fake))
     with self.autocast():
         real_logits, fake_logits = self.forward_d(torch.cat([real, fake])).float().chunk(2)  # one pass: no network here mixes the samples of a batch
         loss = self.loss.discriminator(real_logits, fake_logits)
@@ -197,15 +223,15 @@ def generator_loss(self: Trainer, fake: Tensor) -> Tensor:
     "The generator's loss for fakes (B, *shape) that may carry a graph; a relativistic one is given as many real samples."
     with self.autocast():
         fake_logits = self.forward_d(self.regulariser.inputs(fake, self.streams["penalty"])).float()
-        return self.loss.generator(self.real_logits(len(fake)) if self.loss.relativistic else torch.zeros_like(fake_logits), fake_logits)
+        return self.loss.generator(self.real_logits(fake) if self.loss.relativistic else torch.zeros_like(fake_logits), fake_logits)
 
 @patch
 @torch.no_grad()
-def real_logits(self: Trainer, n: int) -> Tensor:
-    "Logits (n,) of real samples drawn for the generator's loss, which has no use for their graph."
-    return self.forward_d(self.regulariser.inputs(self.real.sample(n, self.streams["data"]), self.streams["penalty"])).float()
+def real_logits(self: Trainer, fake: Tensor) -> Tensor:
+    "Logits (B,) of real samples drawn beside `fake` for the generator's loss, which has no use for their graph."
+    return self.forward_d(self.regulariser.inputs(self.real_beside(fake), self.streams["penalty"])).float()
 
-# %% ../nbs/09_training.ipynb #159aedff
+# %% ../nbs/09_training.ipynb #c4fafe9d
 class Record(NamedTuple):
     "One outer iteration: counts so far, then means and losses as 0-dim tensors (reading one waits for the device)."
     step: int              # discriminator steps so far: the budget
@@ -227,16 +253,24 @@ def __iter__(self: Trainer) -> Iterator[Record]:
 @patch
 @torch.no_grad()
 def batches(self: Trainer, n: int, batch: int = 500) -> Iterator[Tensor]:
-    "`n` samples of the averaged generator in tensors of at most (batch, *shape), always from the same latents of this seed."
+    """`n` samples of the averaged generator in tensors of at most (batch, *shape), always from the same latents of this seed.
+
+    A conditional one's are the images alone, sorted by class, equally many of each to within one."""
     latents = torch.randn(n, self.config.latent, generator=rng(self.config.seed, "evaluation")).to(self.device)
+    if self.classes: latents = networks.join_class(latents, self.sample_classes(n))
     for z in latents.split(batch):
         with self.autocast(): x = self.average.module(z)
-        yield x.float()
+        yield (networks.part_class(x)[0] if self.classes else x).float()
 
 @patch
 def sample(self: Trainer, n: int) -> Tensor:
     "The `batches` of `n` samples in one tensor (n, *shape)."
     return torch.cat(list(self.batches(n)))
+
+@patch
+def sample_classes(self: Trainer, n: int) -> Tensor:
+    "The classes (n,) of the samples that `sample(n)` of a conditional network draws: 0 0 .. 1 1 .., so that rows of n/K images are classes."
+    return torch.arange(n, device=self.device)*self.classes//n
 
 # %% ../nbs/09_training.ipynb #dd5c9f50
 @patch
@@ -325,7 +359,7 @@ def measured(trainer, target, history, cost, path, progress, checkpoint_seconds)
                 saved = time.monotonic()
     clock("cpu_seconds", "wall_seconds")
 
-# %% ../nbs/09_training.ipynb #bcc7e10c
+# %% ../nbs/09_training.ipynb #5b407f9d
 def publish(folder: Path, trainer: Trainer, target, history: list[dict], cost: dict, origin: dict) -> dict:
     "Write samples, final state and result of a finished run; return the result."
     config, headline = trainer.config, target.label
@@ -334,7 +368,7 @@ def publish(folder: Path, trainer: Trainer, target, history: list[dict], cost: d
     result = dict(key=config.key, config=config.to_dict(), scheme=config.scheme, metrics=last | {f"best {headline}": min(values, default=math.nan)}, headline=headline,
                   history=history, cost=cost | dict(steps=trainer.step, generator_steps=trainer.generator_steps), data=getattr(trainer.real, "source", "drawn from its density"),
                   provenance=origin)
-    save_tensors(folder/"samples.safetensors", {"samples": trainer.sample(64 if trainer.real.bounded else 2000).half()})
+    save_tensors(folder/"samples.safetensors", {"samples": trainer.sample(8*trainer.classes or (64 if trainer.real.bounded else 2000)).half()})  # with classes, a row of 8 for each
     tensors, counts = trainer.state()
     save_tensors(folder/"state.safetensors", tensors, config=config.to_dict(), counts=counts)
     write_json(folder/"result.json", result)
