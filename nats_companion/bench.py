@@ -210,15 +210,12 @@ def stored_results(path: Path) -> list[Result]:
     names = [f for f in Result.__dataclass_fields__]
     return [Result(**{n: entry[n] for n in names if n in entry}) for entry in read_results(path).values()]
 
-# %% ../nbs/13_bench.ipynb #9da538a0
+# %% ../nbs/13_bench.ipynb #79bffce0
 def page(path, notebooks=None) -> Path:
     "Execute benchmarks/results.ipynb on the results in the JSON file `path`; tables, figures and the notebook go to the folder of the same name without `.json`, which is returned."
     path, notebook = Path(path).resolve(), repro.notebooks_folder(notebooks)/"benchmarks"/"results.ipynb"
     if not read_results(path): raise ValueError(f"{path} holds no results; measure some with: nats-companion bench")
     out = path.with_suffix("")
-    job = repro.Job("results", notebook, out/"results.ipynb", dict(path=os.path.relpath(path, notebook.parent)))
-    with repro.Pool(1, out) as pool:
-        pool.start(job)
-        while not pool.finished(): time.sleep(0.05)
+    job = repro.execute_job(repro.Job("results", notebook, out/"results.ipynb", dict(path=os.path.relpath(path, notebook.parent))), out)
     if job.error: raise RuntimeError(f"the page of results failed: {job.error}")
     return out

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import core, repro
 
-# %% ../nbs/14_cli.ipynb #97c2625f
+# %% ../nbs/14_cli.ipynb #3afc42c0
 def parser() -> argparse.ArgumentParser:
     "The grammar of the command line."
     top = argparse.ArgumentParser(prog="nats-companion", description="Reproduce figures and tables of nested annealed GAN training.")
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     price.add_argument("items", nargs="*", metavar="ITEM", help="names as `list` shows them, or paper, theory, all (default: all)")
     price.add_argument("--scale", help=f"{', '.join(repro.SCALES)} (default: each of them)")
     price.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    price.add_argument("--jobs", type=int, metavar="N", help="notebooks executed at once (default: the number of cores on a CPU, 1 on a GPU)")
+    price.add_argument("--jobs", type=int, metavar="N", help="notebooks executed at once (default: the number of cores, or of GPUs)")
     price.add_argument("--out", metavar="DIR", help="folder for costs.json, which `list` reads, and for the speeds (default: reports/local)")
     add_reproduce(commands.add_parser("reproduce", parents=[where], help="train what is missing and execute the items' notebooks"))
     return top
@@ -44,7 +44,8 @@ def add_reproduce(make: argparse.ArgumentParser) -> None:
     make.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: as the scale says)")
     make.add_argument("--out", metavar="DIR", help="folder for results (default: reports/local/SCALE)")
     make.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    make.add_argument("--jobs", type=int, metavar="N", help="notebooks executed at once (default: the number of cores on a CPU, 1 on a GPU)")
+    make.add_argument("--jobs", type=int, metavar="N", help="notebooks executed at once (default: the number of cores, or of GPUs; on a cluster as the profile says)")
+    make.add_argument("--profile", metavar="NAME|DIR", help="a Snakemake profile, to run on a cluster: slurm is an example to copy from nbs/experiments/ (default: run on this machine)")
     make.add_argument("-p", dest="pairs", action="append", metavar="name=value", help="a parameter of the items, as a Python literal; may be repeated")
     make.add_argument("--dry-run", action="store_true", help="only say what would be trained, reused and executed")
     make.add_argument("--force", action="store_true", help="execute item notebooks again even if nothing they show has changed")
@@ -106,11 +107,11 @@ def results(name: str, scale: str) -> list[str]:
         found += ["", f"results at scale {scale} (commit {entry['commit']}, {entry['parameters']['seeds']} seeds):", "", *tables, *(f"  {repro.shown(out/f)}" for f in entry["files"])]
     return found
 
-# %% ../nbs/14_cli.ipynb #8a94ca18
+# %% ../nbs/14_cli.ipynb #633784cb
 def run(given: argparse.Namespace) -> int:
     "Do what the parsed arguments ask for; return the exit status."
     if given.command == "reproduce":
-        index = repro.reproduce(given.items, given.scale, given.seeds, given.out, given.device, given.jobs, repro.parse_pairs(given.pairs), given.dry_run, given.force, given.notebooks)
+        index = repro.reproduce(given.items, given.scale, given.seeds, given.out, given.device, given.jobs, repro.parse_pairs(given.pairs), given.dry_run, given.force, given.notebooks, given.profile)
         return 1 if index.get("failed") and not given.dry_run else 0
     if given.command == "cost":
         print(price_items(given.items, given.scale, given.device, given.jobs, given.out, given.notebooks))

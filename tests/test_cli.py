@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import CLI, command
+from conftest import CLI, NBS, command
 
 from nats_companion import core, repro
 
@@ -72,6 +72,7 @@ REFUSALS = [
     (["reproduce", "--seeds", "0"], "seeds=0 is not allowed"),
     (["reproduce", "--jobs", "-1"], "jobs=-1 is not allowed"),
     (["reproduce", "--device", "cdua"], "Did you mean 'cuda'"),
+    (["reproduce", "--profile", "slrum"], "profile='slrum' is not known"),
 ]
 
 
@@ -168,36 +169,84 @@ def alive(pid) -> bool:
     return True
 
 
-def test_killed_in_mid_run_it_resumes_to_the_same_bits(folder, tmp_path):
+def running(pid, module) -> list[int]:
+    "The processes below `pid` that are python -m `module`: nats_companion.repro executes a job, snakemake is the engine."
+    lines = [line.split() for line in subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout.splitlines()]
+    return [int(line[0]) for line in lines if line[2:4] == ["-m", module] and int(line[0]) in descendants(pid)]
+
+
+def test_killed_in_mid_sweep_it_finishes_with_only_the_missing_runs(folder, tmp_path):
     cut, whole = tmp_path/"cut", tmp_path/"whole"
-    words = ["--scale", "smoke", "--seeds", "1", "--jobs", "1", "-p", "steps=2000"]
+    words = ["--scale", "smoke", "--seeds", "2", "--jobs", "1", "-p", "steps=2000"]
     process = start(folder, cut, *words)
-    wait_for(lambda: list(cut.glob("runs/*/checkpoint.safetensors")))
-    below = descendants(process.pid)
-    assert len(below) >= 2                                                              # the runner and its kernel
-    os.killpg(process.pid, signal.SIGKILL)
+    wait_for(lambda: list(cut.glob("runs/*/result.json")) and list(cut.glob("runs/*/checkpoint.safetensors")))
+    done, = cut.glob("runs/*/result.json")
+    stamp, below = done.stat().st_mtime_ns, descendants(process.pid)
+    assert len(running(process.pid, "nats_companion.repro")) == 1 and len(below) >= 3                           # the engine, the runner and its kernel
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not any(map(alive, below)), 20)                                    # the children follow their parent
-    assert list(cut.glob("runs/*/checkpoint.safetensors")) and not list(cut.glob("runs/*/result.json")) and not (cut/"index.json").exists()
-    assert start(folder, cut, *words).wait(300) == 0
-    assert '"resumed\\n"' in next((cut/"notebooks"/"runs").glob("*.ipynb")).read_text()
-    item = repro.read_item(folder/"paper"/"tab_ring.ipynb")
-    config, = repro.plan(item, dict(steps=2000, seeds=1))
+    wait_for(lambda: not any(map(alive, below)), 20)                                    # all of them follow
+    assert len(list(cut.glob("runs/*/result.json"))) == 1 and not (cut/"index.json").exists()
+    second = start(folder, cut, *words)
+    text, _ = second.communicate(timeout=300)
+    assert second.returncode == 0 and "1 different runs to train" in text and done.stat().st_mtime_ns == stamp
+    notebooks = [p.read_text() for p in (cut/"notebooks"/"runs").glob("*.ipynb")]
+    assert len(notebooks) == 1 and notebooks[0].count('"resumed\\n"') == 1 and '"started\\n"' not in notebooks[0]
+    config = next(c for c in repro.plan(repro.read_item(folder/"paper"/"tab_ring.ipynb"), dict(steps=2000, seeds=2)) if c.key != done.parent.name)
     repro.collect([config], whole, "cpu", progress=False)                               # the same run, never interrupted
     assert same_run(cut, whole, config.key)
+    stamps = {p: p.stat().st_mtime_ns for p in cut.glob("**/*.ipynb")}
+    third = start(folder, cut, *words)
+    text, _ = third.communicate(timeout=60)
+    assert third.returncode == 0 and "0 different runs to train in 0 notebook executions, 0 item notebooks to execute" in text
+    assert {p: p.stat().st_mtime_ns for p in cut.glob("**/*.ipynb")} == stamps and len(repro.read_index(cut)["calls"]) == 1
 
 
-def test_ctrl_c_stops_at_once(folder, tmp_path):
+def test_a_killed_worker_costs_the_run_it_was_at(folder, tmp_path):
     out = tmp_path/"out"
-    process = start(folder, out, "--scale", "smoke", "--seeds", "1", "--jobs", "1", "-p", "steps=2000")
+    process = start(folder, out, "plain", "--scale", "smoke", "--seeds", "2", "--jobs", "1", "-p", "steps=2000")
     wait_for(lambda: list(out.glob("runs/*/checkpoint.safetensors")))
+    at, = (p.parent.name for p in out.glob("runs/*/checkpoint.safetensors"))
+    os.kill(running(process.pid, "nats_companion.repro")[0], signal.SIGKILL)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and f"run {at} failed: its process was killed" in text and "tab_ring was not executed: 1 of its 2 runs failed." in text
+    done, = repro.load_runs(out).key
+    assert done != at and list(repro.read_index(out)["items"]) == ["plain"]
+
+
+def test_a_killed_engine_is_not_blamed_on_a_run(folder, tmp_path):
+    out = tmp_path/"out"
+    process = start(folder, out, "--scale", "smoke", "--seeds", "1", "--jobs", "1", "-p", "steps=20000")
+    wait_for(lambda: list(out.glob("runs/*/checkpoint.safetensors")))
+    below = descendants(process.pid)
+    os.kill(running(process.pid, "snakemake")[0], signal.SIGKILL)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "the workflow engine failed (exit status -9" in text and "runs failed" not in text and "tab_ring was not executed: the workflow engine failed" in text
+    wait_for(lambda: not any(map(alive, below)), 20)
+
+
+def test_two_at_once_and_ctrl_c_stops_both(folder, tmp_path):
+    out = tmp_path/"out"
+    process = start(folder, out, "--scale", "smoke", "--seeds", "2", "--jobs", "2", "-p", "steps=20000")
+    wait_for(lambda: len(list(out.glob("runs/*/checkpoint.safetensors"))) == 2)
     below, began = descendants(process.pid), time.monotonic()
+    assert len(running(process.pid, "nats_companion.repro")) == 2
     os.kill(process.pid, signal.SIGINT)
     text, _ = process.communicate(timeout=20)
     assert process.returncode == 130 and time.monotonic() - began < 5
     assert "stopped; what is finished is kept" in text and "Traceback" not in text
     wait_for(lambda: not any(map(alive, below)), 20)
     assert list(out.glob("runs/*/checkpoint.safetensors")) and not list(out.glob("runs/*/result.json"))
+
+
+def test_the_example_profile_is_accepted_by_the_engine(folder, tmp_path):
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    work = repro.prepare(["tab_ring"], "smoke", out=tmp_path/"out", device="cuda", notebooks=folder, profile=str(NBS/"experiments"/"slurm"))
+    assert work.jobs == 100 and work.device == "cuda" and not work.gpus                  # no GPU is needed here
+    repro.hand_over(repro.Ledger(work).jobs(), tmp_path, work.out, work.profile)
+    dry = subprocess.run([*repro.engine_command(tmp_path, work.jobs, work.profile), "--dry-run"], capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+    assert all(words in dry.stdout + dry.stderr for words in ("rule tab_ring:", "mem_mb=8000", "runtime=240", "gpu=1"))
 
 
 def test_items_without_the_contract_are_refused(folder, capsys):

@@ -6,8 +6,8 @@
 __all__ = ['seconds_of', 'measure_import', 'measure_list', 'nest_game', 'by_hand', 'measure_nest', 'peaks', 'measure_nest_memory',
            'slope', 'measure_growth', 'wall_of', 'measure_jobs']
 
-# %% ../../nbs/benchmarks/1_house.ipynb #868abbd8
-import math, statistics, subprocess, sys, tempfile, time
+# %% ../../nbs/benchmarks/1_house.ipynb #31b9202e
+import itertools, math, statistics, subprocess, sys, tempfile, time
 from dataclasses import asdict
 from pathlib import Path
 from .. import core
@@ -111,19 +111,15 @@ def measure_growth(setting: Setting) -> tuple[list[float], dict]:
     times = alternate({str(m): (lambda m=m: sweep(m)) for m in lengths}, setting.rounds, device=setting.device)
     return [slope(lengths, [getattr(times[str(m)], setting.clock)[r] for m in lengths]) for r in range(setting.rounds)], {m: asdict(t) for m, t in times.items()}
 
-# %% ../../nbs/benchmarks/1_house.ipynb #a71c6d9c
+# %% ../../nbs/benchmarks/1_house.ipynb #f1cf8d9f
 def wall_of(jobs: int, steps: int) -> float:
     "Wall seconds of two training notebooks of `steps` discriminator steps each, at most `jobs` of them at once."
     from nats_companion import repro
     with tempfile.TemporaryDirectory() as folder:
         out, notebook, start = Path(folder), repro.notebooks_folder()/"experiments"/"run.ipynb", time.perf_counter()
-        waiting = [repro.Job(f"run-{seed}", notebook, out/"notebooks"/f"{seed}.ipynb", dict(configs=[dict(steps=steps, evaluations=1, samples=500, seed=seed)], device="cpu")) for seed in range(2)]
-        with repro.Pool(jobs, out) as pool:
-            while waiting or pool.going:
-                while pool.free and waiting: pool.start(waiting.pop())
-                for job in pool.finished():
-                    if job.error: raise RuntimeError(f"{job.name} failed: {job.error}")
-                time.sleep(0.02)
+        pair = [repro.Job(f"run-{seed}", notebook, out/"notebooks"/f"{seed}.ipynb", dict(configs=[dict(steps=steps, evaluations=1, samples=500, seed=seed)], device="cpu")) for seed in range(2)]
+        for job in itertools.chain.from_iterable(repro.engine(pair, out, jobs)):
+            if job.error: raise RuntimeError(f"{job.name} failed: {job.error}")
         return time.perf_counter() - start
 
 @benchmark("jobs", "two runs at once", "one after the other", "x throughput", 1.7, rounds=2, least=True)
