@@ -682,7 +682,7 @@ def own_seconds(item: Item, parameters: dict, kernel: float, folders=None) -> tu
     slope = max(0.0, high - low)/(grown - 1) if grown > 1 else max(0.0, low - kernel)
     return low + slope*(growth(parameters, least) - 1), False
 
-# %% ../nbs/12_repro.ipynb #56ce2a38
+# %% ../nbs/12_repro.ipynb #7917bd79
 def prices(work: Work, chunks: list[list], items: list[Item]) -> tuple[float, float, bool]:
     "Predicted CPU seconds, and wall seconds at `work.jobs`, of training `chunks` and then executing the notebooks of `items`; and whether all notebooks were measured."
     kernel = work.speeds.known.get("kernel", KERNEL_SECONDS)
@@ -697,8 +697,8 @@ def makespan(seconds: list[float], jobs: int) -> float:
     for s in sorted(seconds, reverse=True): loads[loads.index(min(loads))] += s
     return max(loads)
 
-def describe(work: Work) -> str:
-    "The table a dry run prints: for each item its runs, how many are there, what is left to do, and how long that will take here."
+def describe(work: Work, timed: bool = True) -> str:
+    "The table a dry run prints: for each item its runs, how many are there, what is left to do, and how long that will take here; kinds of calls not yet timed are timed first if `timed`, else estimated."
     from nats_companion import cost
     index, lines = read_index(work.out), [f"{'item':<16}{'runs':>6}{'reused':>8}{'stale':>7}{'to run':>8}  notebook"]
     states = {key: state_of(key, work.out) for key in work.configs}
@@ -706,7 +706,7 @@ def describe(work: Work) -> str:
         mine = [states[c.key] for c in work.plans[item.name]]
         lines.append(f"{item.name:<16}{len(mine):>6}{mine.count('done'):>8}{mine.count('stale'):>7}{len(mine) - mine.count('done'):>8}  " + ("current" if is_current(work, item, index) else "to execute"))
     todo, items = [c for key, c in work.configs.items() if states[key] != "done"], [item for item in work.items if not is_current(work, item, index)]
-    cost.learn(work.speeds, todo)
+    if timed: cost.learn(work.speeds, todo)
     chunks = group(todo, work.jobs, price=work.speeds.seconds)
     cpu, wall, _ = prices(work, chunks, items)
     return "\n".join([f"scale {work.scale} · device {work.device} · {work.jobs} jobs · out {shown(work.out)}", *lines,
@@ -923,7 +923,7 @@ def index_page(index: dict) -> str:
         rows.append(f"| {name} | {e['claim'].replace('|', chr(92) + '|')} | {e['parameters']['seeds']} | {len(e['runs'])} | {duration(e['cpu_seconds'])} | {links} |")
     return "\n".join([*rows, *(["", "## Failed", "", *(f"```\n{f}\n```" for f in index["failed"])] if index["failed"] else [])]) + "\n"
 
-# %% ../nbs/12_repro.ipynb #f44c0efe
+# %% ../nbs/12_repro.ipynb #e30bad59
 def conclusion(work: Work, index: dict) -> str:
     "What `reproduce` prints at its end: the tables, then where everything is, then what failed."
     entries = {i.name: index["items"].get(i.name, {}) for i in work.items}
@@ -947,7 +947,7 @@ def reproduce(items=None,             # names of items, or paper, theory, all; N
               progress: bool = True) -> dict:
     "Train the runs that `items` need and are not there yet, execute the items' notebooks, and return the index; its `failed` lists what went wrong."
     work, began = prepare(items, scale, seeds, out, device, jobs, parameters, force, notebooks, profile), time.monotonic()
-    print(describe(work), flush=True)
+    print(describe(work, timed=dry_run), flush=True)  # whoever wants results need not wait for timings
     if dry_run: return read_index(work.out)
     with alone(work.out):
         ledger = Ledger(work)
