@@ -221,14 +221,16 @@ def collect(plan: list, out, device: str = "auto", progress: bool = True) -> "pa
     rows = {key: flat(stored(key, out)) for key in wanted}
     return pd.DataFrame([rows[config.key] for config in plan])
 
-# %% ../nbs/12_repro.ipynb #1345b4dd
+# %% ../nbs/12_repro.ipynb #1b37b9dc
 def load_runs(out) -> "pandas.DataFrame":
-    "One row per finished run under `out`: from the folder of runs where it is, else from `runs.csv`."
+    "One row per finished run under `out`: from the folder of runs, and from `runs.csv` for those whose folders are not here, as in a clone."
     import pandas as pd
     paths = sorted((Path(out)/"runs").glob("*/result.json"))
-    results = [stored(p.parent.name, out) for p in paths if state_of(p.parent.name, out) == "done"]
-    if results: return pd.DataFrame(map(flat, results))
-    if (Path(out)/"runs.csv").exists(): return pd.read_csv(Path(out)/"runs.csv")
+    tables = [pd.DataFrame([flat(stored(p.parent.name, out)) for p in paths if state_of(p.parent.name, out) == "done"])]
+    if (Path(out)/"runs.csv").exists():
+        old = pd.read_csv(Path(out)/"runs.csv")
+        tables.append(old[~old.key.isin([p.parent.name for p in paths])])
+    if tables := [table for table in tables if len(table)]: return pd.concat(tables, ignore_index=True)
     raise ValueError(f"{out} holds no finished runs; make them with: nats-companion reproduce --out {out}")
 
 # %% ../nbs/12_repro.ipynb #a71b7082
@@ -888,15 +890,12 @@ def work_off(ledger: Ledger, progress: bool = True) -> None:
                 return ledger.halt(str(error).splitlines()[0].rstrip(":"))
         bar.update(ledger.done() - bar.n)
 
-# %% ../nbs/12_repro.ipynb #797408a1
+# %% ../nbs/12_repro.ipynb #c7aaa856
 def known_runs(out, index: dict) -> "pandas.DataFrame":
-    "`load_runs`, with the rows that `runs.csv` holds of runs on which items of `index` rest but whose folders are not here, as in a clone."
-    import pandas as pd
-    table, path = load_runs(out), Path(out)/"runs.csv"
-    if not path.exists(): return table
-    elsewhere = {key for entry in index["items"].values() for key in entry["runs"]} - set(table.key)
-    old = pd.read_csv(path)
-    return pd.concat([table, old[old.key.isin(elsewhere)]], ignore_index=True)
+    "`load_runs` without what no item of `index` rests on any more and whose folder is gone."
+    table = load_runs(out)
+    used = {key for entry in index["items"].values() for key in entry["runs"]}
+    return table[[key in used or run_folder(key, out).exists() for key in table.key]].reset_index(drop=True)
 
 PACKAGES = ("nats-companion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
 

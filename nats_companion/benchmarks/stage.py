@@ -91,11 +91,11 @@ def stand_ins() -> dict[str, ModuleType]:
     found["torchnet.meter"].AverageValueMeter, found["nested_dict"].nested_dict = Meter, Nested
     return found
 
-# %% ../../nbs/benchmarks/2_stage.ipynb #12c68e27
+# %% ../../nbs/benchmarks/2_stage.ipynb #9b7f82de
 def their_game(s: Stage, modules) -> SimpleNamespace:
     "The authors' `DDG` (all discriminators and the generator) for the setting `s`, quiet."
     cfggan, netdef = modules
-    cfggan.logging = cfggan.timeLog = lambda *_: None
+    cfggan.logging = cfggan.timeLog = cfggan.print_num_params = lambda *_: None
     options = SimpleNamespace(cfg_T=s.length, cfg_U=s.updates, cfg_N=s.pool, cfg_eta=s.eta, cfg_x_epo=s.epochs, batch_size=s.batch, lr=2.5e-4, optim_type="RMSprop", optim_eps=1e-18, optim_a1=0.95,
                               optim_a2=-1, approx_redmax=3, approx_decay=0.1, weight_decay=0.0, verbose=False)
     d_config = lambda requires_grad: netdef.dcganx_D(s.width, 32, 1, "bn", requires_grad)
