@@ -44,7 +44,7 @@ def add_reproduce(make: argparse.ArgumentParser) -> None:
     make.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: as the scale says)")
     make.add_argument("--out", metavar="DIR", help="folder for results (default: reports/local/SCALE)")
     make.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    make.add_argument("--jobs", type=int, metavar="N", help="notebooks executed at once (default: the number of cores, or of GPUs; on a cluster as the profile says)")
+    make.add_argument("--jobs", type=int, metavar="N", help="notebooks executed at once (default: the number of cores, or of GPUs; on a cluster as the profile says); more of them than GPUs share the GPUs")
     make.add_argument("--profile", metavar="NAME|DIR", help="a Snakemake profile, to run on a cluster: slurm is an example to copy from nbs/experiments/ (default: run on this machine)")
     make.add_argument("-p", dest="pairs", action="append", metavar="name=value", help="a parameter of the items, as a Python literal; may be repeated")
     make.add_argument("--dry-run", action="store_true", help="only say what would be trained, reused and executed")

@@ -428,9 +428,11 @@ def _end_with_call(path: Path, piped: bool) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 def take_gpu(gpus: list[str], folder=None) -> tuple[str, "io.TextIOWrapper"]:
-    "Wait for one of `gpus` that no job of this user holds on this machine; return it with the locked file (in `folder`, default: the temporary folder) that holds it while it is open."
-    for gpu in itertools.cycle(gpus):
-        file = open(Path(folder or tempfile.gettempdir())/f"nats-companion-{os.getuid()}-gpu-{gpu}.lock", "w")
+    """Wait for one of `gpus` that no job of this user holds on this machine; return it with the locked file (in `folder`, default: the temporary folder) that holds it while it is open.
+
+    A GPU that stands in `gpus` several times has room for as many jobs."""
+    for gpu, place in itertools.cycle([(gpu, gpus[:i].count(gpu)) for i, gpu in enumerate(gpus)]):
+        file = open(Path(folder or tempfile.gettempdir())/f"nats-companion-{os.getuid()}-gpu-{gpu}-{place}.lock", "w")
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
@@ -578,7 +580,7 @@ class Work:
     given: dict                # what the user asked for beside the scale: seeds and parameters
     speeds: "cost.Speeds"      # what calls take on this machine, as far as it is known
     profile: Path | None = None  # folder of a Snakemake profile: jobs go to a cluster
-    gpus: list = dataclasses.field(default_factory=list)  # those of this machine, where jobs run on them
+    gpus: list = dataclasses.field(default_factory=list)  # those of this machine, where jobs run on them; each as often as it has room for a job
 
     @property
     def configs(self) -> dict:
@@ -610,6 +612,7 @@ def prepare(items=None, scale="cpu", seeds=None, out=None, device="auto", jobs=N
     here = core.pick_device("auto" if profile else device).type  # the nodes of a cluster may have the GPU that this machine lacks
     device = "cuda" if device == "cuda" else here
     gpus = visible_gpus() if device == "cuda" and not profile else []
+    gpus *= math.ceil((jobs or 1)/max(1, len(gpus)))  # more jobs than GPUs were asked for: they share them
     plans = {item.name: checked_plan(item, values[item.name] | dict(device=device)) for item in selected}
     from nats_companion.cost import Speeds
     return Work(selected, values, plans, scale, Path(out or core.project_root()/"reports"/"local"/scale).resolve(), device, jobs or options.get("jobs") or len(gpus) or cores(), force, folder,
