@@ -13,7 +13,7 @@ __all__ = ['SCALES', 'FLAGS', 'SHELVES', 'KERNEL', 'BULK', 'SNAKEFILE', 'ENGINE_
            'inputs_digest', 'read_index', 'item_files', 'is_current', 'duration', 'run_costs', 'notebook_seconds',
            'growth', 'own_seconds', 'prices', 'makespan', 'describe', 'cells_digest', 'predict_items', 'read_costs',
            'measure_kernel', 'write_costs', 'Ledger', 'label', 'unusual', 'alone', 'work_off', 'known_runs',
-           'index_page', 'conclusion', 'reproduce']
+           'installed', 'index_page', 'conclusion', 'reproduce']
 
 # %% ../nbs/12_repro.ipynb #d33dbef5
 import ast, contextlib, dataclasses, fcntl, hashlib, itertools, json, math, os, re, shlex, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -900,15 +900,20 @@ def known_runs(out, index: dict) -> "pandas.DataFrame":
     used = {key for entry in index["items"].values() for key in entry["runs"]}
     return table[[key in used or run_folder(key, out).exists() for key in table.key]].reset_index(drop=True)
 
+def installed(package: str) -> str:
+    "The version of `package`, or `not installed`: the library itself may be used from a folder alone."
+    from importlib.metadata import PackageNotFoundError, version
+    try: return version(package)
+    except PackageNotFoundError: return "not installed"
+
 PACKAGES = ("nats-companion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
 
 @patch
 def close(self: Ledger, seconds: float) -> dict:
     "Write runs.csv, index.json and index.md; return the index."
-    from importlib.metadata import version
     work, index = self.work, self.index
     call = dict(commit=core.commit(), seconds=round(seconds, 1), jobs=work.jobs, trained=len(self.to_train - set(self.lost) - self.unsettled), reused=len(work.configs) - len(self.to_train), executed=self.executed)
-    index.update(scale=work.scale, seeds=sorted({p["seeds"] for p in work.parameters.values()}), commit=core.commit(), provenance=core.provenance(work.speeds.device), versions={p: version(p) for p in PACKAGES},
+    index.update(scale=work.scale, seeds=sorted({p["seeds"] for p in work.parameters.values()}), commit=core.commit(), provenance=core.provenance(work.speeds.device), versions={p: installed(p) for p in PACKAGES},
                  calls=[*index.get("calls", []), *([call] if self.total else [])], failed=list(self.failed.values()))
     with contextlib.suppress(ValueError): core.write_text(work.out/"runs.csv", known_runs(work.out, index).to_csv(index=False))
     core.write_json(work.out/"index.json", index)

@@ -17,6 +17,12 @@ FULL = dict(mlp=dict(size=28, width=512), dcgan=dict(size=32, width=64), biggan=
 FEW = dict(nest=2, pool=32, epochs=1, batch=16, steps=4, samples=100, evaluations=1)
 
 
+@pytest.fixture
+def full_precision():
+    "float32 convolutions, and the same ones each time, where the default on a GPU is TF32 and whatever is fastest."
+    with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False): yield
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("network", FULL)
@@ -66,10 +72,9 @@ def trainer_latents(trainer: Trainer) -> torch.Tensor:
 
 @gpu
 @pytest.mark.parametrize("network", FULL)
-def test_cuda_agrees_with_the_cpu(network):
-    "In full float32 (no TF32) the same step has the same loss and gradients on both."
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        (loss, gradients), (expected, theirs) = step_of(network, "cuda"), step_of(network, "cpu")
+def test_cuda_agrees_with_the_cpu(network, full_precision):
+    "The same step has the same loss and gradients on both."
+    (loss, gradients), (expected, theirs) = step_of(network, "cuda"), step_of(network, "cpu")
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     flat = [torch.cat([g.flatten() for g in each]) for each in (gradients, theirs)]
     assert (flat[0] - flat[1]).norm() < 2e-3*flat[1].norm() and flat[1].norm() > 0
@@ -88,22 +93,23 @@ def test_options_change_speed_alone(network, option, tolerance, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("network", ["mlp", "biggan"])
-def test_a_run_goes_on_from_its_checkpoint(network, device, tmp_path):
-    "A run that was cut after its first nest ends as one that was not; random streams, Adam's moments and the average go on too."
+def test_a_run_goes_on_from_its_checkpoint(network, device, tmp_path, full_precision):
+    "A run that was cut after its first nest ends as one that was not, as nearly as two that were not; random streams, Adam's moments and the average go on too."
     config = Config(network=network, size=16, width=8, latent=8, **FEW)
-    whole, cut, rest = (Trainer(config, device) for _ in range(3))
-    for _ in whole: pass
+    whole, same, cut, rest = (Trainer(config, device) for _ in range(4))
+    for trainer in (whole, same): [*trainer]
     next(iter(cut))
     training.checkpoint(tmp_path/"checkpoint.safetensors", cut, [], dict(cpu_seconds=1.0))
     assert training.resume(tmp_path/"checkpoint.safetensors", rest) == ([], dict(cpu_seconds=1.0)) and rest.step == 2
-    for _ in rest: pass
-    exact = dict(rtol=0, atol=0) if device == "cpu" else dict(rtol=1e-3, atol=1e-4)  # sums on a GPU may change their order
-    for name in whole.modules: torch.testing.assert_close(rest.modules[name].state_dict(), whole.modules[name].state_dict(), **exact)
+    [*rest]
+    flat = lambda trainer: torch.cat([v.flatten() for _, v in sorted(trainer.state()[0].items()) if v.is_floating_point()])
+    noise, lost, learnt = ((flat(trainer) - flat(whole)).norm() for trainer in (same, rest, cut))
+    assert lost <= 5*noise + 1e-6*learnt and (noise == 0 or device == "cuda") and learnt > 0  # sums on a GPU may change their order
     assert all(a.get_state().equal(b.get_state()) for a, b in zip(rest.streams.values(), whole.streams.values()))
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_run_says_where_it_was_trained_and_loads_on_a_cpu(device, tmp_path):
+def test_a_run_says_where_it_was_trained_and_loads_on_a_cpu(device, tmp_path, full_precision):
     config = Config(network="dcgan", size=16, width=8, latent=8, **FEW)
     result = training.run(config, tmp_path, device, progress=False)
     assert result["provenance"]["device"] == device and result["cost"]["steps"] == 4 and result["metrics"][result["headline"]] > 0
