@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'FASHION_CLASSES', 'FASHION_COMPACT', 'FASHION_FULL', 'UNPA
            'DATASETS', 'to_float', 'to_uint8', 'ImageSet', 'carve', 'read_checked', 'read_compact', 'read_full',
            'find_full', 'fashion_mnist', 'digits', 'split_whole', 'list_images', 'read_image', 'read_folder',
            'image_folder', 'read_cifar_binary', 'cifar10', 'Mixture', 'gaussian_mixture', 'round_modes', 'ring', 'grid',
-           'swiss_roll', 'load']
+           'unbalanced_grid', 'swiss_roll', 'load']
 
 # %% ../nbs/01_data.ipynb #943f5d9c
 import functools, gzip, hashlib, lzma, math
@@ -328,6 +328,11 @@ def grid(side: int = 5, spacing: float = 1.0, std: float = 0.05, weights=None) -
     line = (torch.arange(side, dtype=torch.float64) - (side - 1)/2)*spacing
     return round_modes(torch.cartesian_prod(line, line), std, "grid", weights)
 
+def unbalanced_grid(side: int = 5, ratio: float = 20.0) -> Mixture:
+    "`grid(side)` whose weights fall geometrically, row by row, until the last mode is `ratio` times rarer than the first."
+    check_positive("ratio", ratio)
+    return replace(grid(side, weights=torch.linspace(0, -math.log(ratio), side**2, dtype=torch.float64).softmax(0)), name="grid-unbalanced")
+
 # %% ../nbs/01_data.ipynb #b6c4708d
 def swiss_roll(modes: int = 120, turns: float = 1.5, radius: float = 2.0, std: float = 0.05) -> Mixture:
     "`modes` Gaussians evenly along a spiral of `turns` turns around 0, whose distance to 0 grows steadily from `radius`/3 to `radius`."
@@ -338,7 +343,7 @@ def swiss_roll(modes: int = 120, turns: float = 1.5, radius: float = 2.0, std: f
     return round_modes(torch.from_numpy(curve(np.interp(np.linspace(0, length[-1], modes), length, t))), std, "swiss-roll")
 
 # %% ../nbs/01_data.ipynb #ffe80b82
-POINTS = {"ring": ring, "grid": grid, "swiss-roll": swiss_roll}                          # mixtures: no images, no classes
+POINTS = {"ring": ring, "grid": grid, "grid-unbalanced": unbalanced_grid, "swiss-roll": swiss_roll}  # mixtures: no images, no classes
 DATASETS = {name: (lambda split, make=make: make()) for name, make in POINTS.items()} | {
     "digits": digits,
     "fashion-mnist": fashion_mnist,                                                      # the full set where present, else the compact copy

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from . import annealing, data, losses, metrics, networks, regularisers
-from .core import RUN_MODULES, check_choice, check_count, check_positive, code_digest, load_tensors, pick_device, provenance, rng, save_tensors, seeded, write_json
+from .core import RUN_MODULES, check_choice, check_count, check_positive, code_digest, derive_seed, load_tensors, pick_device, provenance, rng, save_tensors, seeded, write_json
 from .nest import READINGS, Nest
 
 # %% ../nbs/09_training.ipynb #e49fcdad
@@ -89,6 +89,7 @@ def check(self: Config) -> Config:
     except ValueError as error: raise ValueError(f"strength={self.strength} does not suit regulariser={self.regulariser!r}: {error}") from None
     if losses.LOSSES[self.loss].lipschitz and not self.spectral_norm and self.regulariser not in ("clip", "wgan-gp", "centred"):
         raise ValueError(f"loss={self.loss!r} needs a Lipschitz discriminator; set spectral_norm=True, or regulariser='clip', 'wgan-gp' or 'centred'.")
+    if self.relation and self.network == "mlp" and self.depth < 2: raise ValueError(f"relation=True with network='mlp' needs depth of at least 2, for the layers before and after the pair is joined; given depth={self.depth}.")
     if self.conditional:
         if self.dataset in data.POINTS: raise ValueError(f"network={self.network!r} is told classes, but the points of dataset={self.dataset!r} have none; use labelled images, or network='mlp'.")
         if self.relation: raise ValueError(f"relation=True does not suit network={self.network!r}, whose discriminator compares a sample with its class, not with an anchor; use network='dcgan' or relation=False.")
@@ -283,16 +284,19 @@ def state(self: Trainer) -> tuple[dict[str, Tensor], dict]:
 
 @patch
 def restore(self: Trainer, tensors: dict[str, Tensor], counts: dict) -> None:
-    "Put a state back, as `state` gave it."
+    "Put a state back, as `state` gave it; random streams of another kind of device start afresh."
     def part(prefix): return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     for name, m in self.modules.items(): m.load_state_dict(part(f"{name}."))
     for n, optimizer in self.optimizers.items():
         saved = {}
         for k, v in part(f"adam.{n}.").items(): saved.setdefault(int(k.split(".")[0]), {})[k.split(".")[1]] = v
         optimizer.load_state_dict(dict(state=saved, param_groups=optimizer.state_dict()["param_groups"]))
-    for n, stream in self.streams.items(): stream.set_state(tensors[f"stream.{n}"].cpu())
     self.last = tensors["last"].to(self.device)
     self.step, self.iteration, self.generator_steps, self.average.count = (counts[k] for k in ("step", "iteration", "generator_steps", "averaged"))
+    for n, stream in self.streams.items():
+        state = tensors[f"stream.{n}"].cpu()
+        if len(state) == len(stream.get_state()): stream.set_state(state)
+        else: stream.manual_seed(derive_seed(self.config.seed, n, self.step))  # one of a GPU means nothing to a CPU, nor the other way round
 
 # %% ../nbs/09_training.ipynb #001b62c1
 def should_evaluate(step: int, evaluated: int, config: Config) -> bool:
