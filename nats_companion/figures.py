@@ -97,12 +97,13 @@ def plot_weights(
 
 # %% ../nbs/11_figures.ipynb #3060a32d
 def intervals(frame: pd.DataFrame, by: str | list[str], y: str, level: float = 0.95) -> pd.DataFrame:
-    "One row per group of `by`, in order of appearance: columns `by`, mean, half_width (NaN for one run) and runs, for column `y`."
+    "One row per group of `by`, in order of appearance: columns `by`, and for the finite values of column `y` mean and half_width (NaN for one run); runs counts them all, failed those that are not finite."
     by = [by] if isinstance(by, str) else list(by)
     for column in [*by, y]: check_choice("column", column, frame.columns)
     def row(key, values):
-        mean, half = mean_interval(values, level)
-        return dict(zip(by, key)) | dict(mean=mean, half_width=half, runs=len(values))
+        finite = values[np.isfinite(values)]
+        mean, half = mean_interval(finite, level) if len(finite) else (np.nan, np.nan)
+        return dict(zip(by, key)) | dict(mean=mean, half_width=half, runs=len(values), failed=len(values) - len(finite))
     return pd.DataFrame([row(key, values) for key, values in frame.groupby(by, sort=False)[y]])
 
 # %% ../nbs/11_figures.ipynb #50f3e55d
@@ -140,7 +141,7 @@ def plot_dots(
     ax:Axes|None=None, # drawn on, or new
     level:float=0.95, # of the interval
 ) -> Axes:
-    "Means over seeds with t-interval whiskers; every run is a small dot to the left of its mean."
+    "Means over seeds with t-interval whiskers; every run is a small dot to the left of its mean, and runs that failed are counted at the foot."
     if ax is None: _, ax = plt.subplots()
     by = by or x
     places, looks = {name: i for i, name in enumerate(dict.fromkeys(frame[x]))}, appearance(frame[by])
@@ -151,6 +152,7 @@ def plot_dots(
         runs = frame[(frame[x] == row[x]) & (frame[by] == row[by])][y]
         ax.scatter([place - aside] * len(runs), runs, s=6, color=look["color"], alpha=0.5, lw=0)
         ax.errorbar(place, row["mean"], row["half_width"], ls="", capsize=2, elinewidth=1, capthick=1, **look)
+        if row["failed"]: ax.text(place, 0.02, f"{row['failed']} failed", transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="bottom", fontsize="x-small", color=look["color"])
     ax.set(xlabel=x, ylabel=y, xticks=list(places.values()), xticklabels=list(places), xlim=(-0.5, len(places) - 0.5))
     if by != x: _legend_above(ax, len(looks), handles=[plt.Line2D([], [], ls="", label=name, **look) for name, look in looks.items()])
     return ax
