@@ -93,6 +93,13 @@ class TestItem:
         assert bool(planned) == ITEMS[name].has_plan
 
 
+@pytest.mark.parametrize("scale", repro.SCALES)
+def test_curves_and_costs_are_of_the_runs_of_the_table(scale):
+    "tab_schemes, fig6 and tab_cost each state the same settings; where one of them was changed alone, runs would no longer be shared."
+    keys = {name: {c.key for c in repro.checked_plan(ITEMS[name], repro.resolve([ITEMS[name]], scale)[name])} for name in ("tab_schemes", "fig6", "tab_cost")}
+    assert keys["fig6"] == keys["tab_cost"] < keys["tab_schemes"]
+
+
 def test_exactly_the_planned_runs_were_trained(smoke):
     "Had an item's notebook ignored its injected parameters, it would have trained runs of its own."
     trained = {p.parent.name for p in (smoke[1]/"runs").glob("*/result.json")}
