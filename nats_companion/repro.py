@@ -10,10 +10,10 @@ __all__ = ['SCALES', 'FLAGS', 'SHELVES', 'DECIDING', 'KERNEL', 'BULK', 'SNAKEFIL
            'compare', 'save_table', 'span', 'stamp_text', 'group', 'write_kernel', 'portable', 'clean', 'execute',
            'Job', 'log_path', 'shown', 'write_job', 'take_report', 'take_gpu', 'runner', 'killed', 'execute_job',
            'hand_over', 'engine_command', 'engine', 'find_profile', 'read_profile', 'Work', 'cores', 'visible_gpus',
-           'prepare', 'inputs_digest', 'read_index', 'item_files', 'is_current', 'duration', 'run_costs',
-           'notebook_seconds', 'growth', 'own_seconds', 'prices', 'makespan', 'describe', 'cells_digest',
-           'predict_items', 'read_costs', 'measure_kernel', 'write_costs', 'Ledger', 'label', 'unusual', 'alone',
-           'work_off', 'known_runs', 'installed', 'index_page', 'conclusion', 'reproduce']
+           'prepare', 'cells_digest', 'inputs_digest', 'read_index', 'item_files', 'is_current', 'duration',
+           'run_costs', 'notebook_seconds', 'growth', 'own_seconds', 'prices', 'makespan', 'describe', 'predict_items',
+           'read_costs', 'measure_kernel', 'write_costs', 'Ledger', 'label', 'unusual', 'alone', 'work_off',
+           'known_runs', 'installed', 'said', 'index_page', 'conclusion', 'reproduce']
 
 # %% ../nbs/12_repro.ipynb #d33dbef5
 import ast, contextlib, dataclasses, fcntl, hashlib, itertools, json, math, os, re, shlex, shutil, signal, subprocess, sys, tempfile, threading, time, warnings
@@ -621,9 +621,14 @@ def prepare(items=None, scale="cpu", seeds=None, out=None, device="auto", jobs=N
                 dict(seeds=seeds, parameters=dict(parameters or {})), Speeds(here), profile, gpus)
 
 # %% ../nbs/12_repro.ipynb #41f2727a
+def cells_digest(item: Item) -> str:
+    "12 hex digits that change with the cells of `item` that decide what it trains."
+    return hashlib.sha256(json.dumps(item.cells, sort_keys=True).encode()).hexdigest()[:12]
+
 def inputs_digest(work: Work, item: Item) -> str:
     "16 hex digits that change with whatever the executed notebook of `item` depends on."
     source = [c["source"] for c in json.loads(item.path.read_text())["cells"]]
+    if any(re.search(r"\b(find_items|repro.select)\(", "".join(text)) for text in source): source += [cells_digest(other) for other in find_items(work.notebooks).values()]  # it shows what others train
     results = [(run_folder(c.key, work.out)/"result.json").read_text() for c in work.plans[item.name]]
     return hashlib.sha256(json.dumps([source, work.parameters[item.name], core.code_digest(), results], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -720,10 +725,6 @@ def describe(work: Work, timed: bool = True) -> str:
                       f"{len(todo)} different runs to train in {len(chunks)} notebook executions, {len(items)} item notebooks to execute: about {duration(wall)} ({duration(cpu)} of CPU)"])
 
 # %% ../nbs/12_repro.ipynb #928640db
-def cells_digest(item: Item) -> str:
-    "12 hex digits that change with the cells of `item` that decide what it trains."
-    return hashlib.sha256(json.dumps(item.cells, sort_keys=True).encode()).hexdigest()[:12]
-
 def predict_items(items=None, scale: str = "cpu", device: str = "auto", jobs: int | None = None, notebooks=None, progress: bool = True, speeds=None) -> dict[str, dict]:
     "Item -> runs, predicted cpu_seconds, wall_seconds at `jobs`, and what that rests on; calls never timed here are timed now, and an item whose data are not here is left out with a warning. `extrapolated`: all of it is the item's own notebook, never executed at this scale."
     from nats_companion import cost
@@ -923,17 +924,26 @@ def close(self: Ledger, seconds: float) -> dict:
                  calls=[*index.get("calls", []), *([call] if self.total else [])], failed=list(self.failed.values()))
     with contextlib.suppress(ValueError): core.write_text(work.out/"runs.csv", known_runs(work.out, index).to_csv(index=False))
     core.write_json(work.out/"index.json", index)
-    core.write_text(work.out/"index.md", index_page(index))
+    core.write_text(work.out/"index.md", index_page(index, work.out))
     return index
 
-def index_page(index: dict) -> str:
-    "The index as Markdown: one row per item with its cost and links to what it made."
+def said(notebook) -> list[str]:
+    "The verdicts that the executed `notebook` computed and shows, as Markdown."
+    try: cells = json.loads(Path(notebook).read_text())["cells"]
+    except (OSError, ValueError): return []
+    shown_texts = ["".join(output.get("data", {}).get("text/markdown", "")) for cell in cells for output in cell.get("outputs", [])]
+    return [text for text in shown_texts if text.startswith("**Verdict")]
+
+def index_page(index: dict, out) -> str:
+    "The index of folder `out` as Markdown: one row per item with its cost and links to what it made, then each claim and the verdict that its notebook computed."
     rows = [f"# Results at scale {index['scale']}", "", f"Commit {index['commit']}, {index['provenance']['device_name']} ({index['provenance']['device']}), "
             f"Python {index['provenance']['python']}, " + ", ".join(f"{n} {v}" for n, v in index["versions"].items()) + ".", "",
             "A run shared by several items is counted in the cost of each.", "", "| item | what it shows | seeds | runs | CPU | files |", "|---|---|---|---|---|---|"]
     for name, e in index["items"].items():
-        links = ", ".join(f"[{Path(f).name}]({f})" for f in e["files"])
+        links = ", ".join(f"[{Path(f).name}]({f})" for f in e["files"] if not f.endswith((".svg", ".csv", ".tex")))  # which lie beside the others
         rows.append(f"| {name} | {e['claim'].replace('|', chr(92) + '|')} | {e['parameters']['seeds']} | {len(e['runs'])} | {duration(e['cpu_seconds'])} | {links} |")
+    rows += ["", "## What was found", "", "Each verdict was computed by the item's notebook from its numbers."]
+    for name, e in index["items"].items(): rows += ["", f"### {name}", "", f"> {e['claim']}", "", *(line for text in said(Path(out)/"notebooks"/f"{name}.ipynb") for line in (text, ""))]
     return "\n".join([*rows, *(["", "## Failed", "", *(f"```\n{f}\n```" for f in index["failed"])] if index["failed"] else [])]) + "\n"
 
 # %% ../nbs/12_repro.ipynb #e30bad59
