@@ -176,11 +176,15 @@ def tile(
 def _canvas(sheet: np.ndarray, ax: Axes | None, columns: int, rows: int, row_titles, column_titles, room: float = 0.1) -> Axes:
     "Axes (new ones fit the sheet and have `room` inches more) without ticks, with titles beside the rows and above the columns."
     height, width = sheet.shape[:2]
-    if ax is None: _, ax = plt.subplots(figsize=(COLUMN, COLUMN * height / width + room))
+    if new := ax is None: _, ax = plt.subplots(figsize=(COLUMN, COLUMN * height / width + room))
     for name, titles, count in (("row_titles", row_titles, rows), ("column_titles", column_titles, columns)):
         if titles is not None and len(titles) != count: raise ValueError(f"{name} has {len(titles)} entries for {count} {name.split('_')[0]}s; give one for each, or None.")
     ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False); ax.tick_params(length=0, pad=2)
     if row_titles is not None: ax.set_yticks((np.arange(rows) + 0.5) * height / rows - 0.5, row_titles)
+    if new and row_titles is not None:                           # what they take in width, the figure gives up in height
+        ax.figure.draw_without_rendering()
+        beside = max(label.get_window_extent().width for label in ax.get_yticklabels()) / ax.figure.dpi
+        ax.figure.set_figheight(max(0.3, COLUMN - beside) * height / width + room)
     if column_titles is not None:
         ax.xaxis.tick_top(); ax.tick_params(axis="x", length=0, pad=1); ax.set_xticks((np.arange(columns) + 0.5) * width / columns - 0.5, column_titles)
     return ax

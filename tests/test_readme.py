@@ -50,4 +50,14 @@ def test_quoted_intervals_stand_in_the_report():
     assert len(quoted) >= 8
     missing = [q for q in quoted if f" {q} (n = 5)" not in report]
     assert not missing, f"{missing} not in tab_schemes.md: bring the README up to date"
-    assert "+changes" not in report and re.search(r"commit [0-9a-f]{10}\*\*", report)
+    assert "+changes" not in report and re.search(r"commits? [0-9a-f]{10}(, [0-9a-f]{10})*\*\*", report)
+
+
+def test_all_quoted_intervals_stand_in_some_report():
+    "Whatever the README says with an interval was computed by an item: it stands in a table or in a verdict of the index."
+    quoted = re.findall(r"[+−-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?", README.read_text())
+    reports = [path.read_text() for folder in ("tables/*.md", "index.md") for path in (ROOT/"reports").glob(f"*/{folder}")]
+    known = set(re.findall(r"[+-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?", "\n".join(reports)))
+    known |= {number.lstrip("+-") for number in known}
+    missing = [q for q in quoted if q.replace("−", "-") not in known]
+    assert len(quoted) >= 20 and not missing, f"{missing} are in no report: bring the README up to date"
