@@ -943,7 +943,7 @@ def index_page(index: dict, out) -> str:
         links = ", ".join(f"[{Path(f).name}]({f})" for f in e["files"] if not f.endswith((".svg", ".csv", ".tex")))  # which lie beside the others
         rows.append(f"| {name} | {e['claim'].replace('|', chr(92) + '|')} | {e['parameters']['seeds']} | {len(e['runs'])} | {duration(e['cpu_seconds'])} | {links} |")
     rows += ["", "## What was found", "", "Each verdict was computed by the item's notebook from its numbers."]
-    for name, e in index["items"].items(): rows += ["", f"### {name}", "", f"> {e['claim']}", "", *(line for text in said(Path(out)/"notebooks"/f"{name}.ipynb") for line in (text, ""))]
+    for name, e in index["items"].items(): rows += ["", f"### {name}", "", f"> {e['claim']}", *(line for text in said(Path(out)/"notebooks"/f"{name}.ipynb") for line in ("", text))]
     return "\n".join([*rows, *(["", "## Failed", "", *(f"```\n{f}\n```" for f in index["failed"])] if index["failed"] else [])]) + "\n"
 
 # %% ../nbs/12_repro.ipynb #e30bad59
