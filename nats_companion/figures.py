@@ -78,7 +78,7 @@ def plain_logs(figure: Figure) -> None:
         low, high = sorted(axis.get_view_interval())
         decades = math.log10(high / low)
         if decades > 4 or low < 1e-4 or high > 1e6: continue
-        axis.set_major_locator(LogLocator(subs=(1,) if decades > 2 else (1, 2, 5) if decades > 0.7 else (1, 1.5, 2, 3, 4, 5, 6, 8)))
+        axis.set_major_locator(LogLocator(subs=(1,) if decades > 2 else (1, 2, 5) if decades > 0.85 else (1, 1.5, 2, 3, 4, 5, 6, 8)))
         axis.set_major_formatter("{x:,.6g}"); axis.set_minor_formatter(NullFormatter())
 
 def stamp(figure: Figure, text: str) -> Figure:
