@@ -10,10 +10,10 @@ __all__ = ['SCALES', 'FLAGS', 'SHELVES', 'DECIDING', 'KERNEL', 'BULK', 'SNAKEFIL
            'compare', 'save_table', 'span', 'stamp_text', 'group', 'write_kernel', 'portable', 'clean', 'execute',
            'Job', 'log_path', 'shown', 'write_job', 'take_report', 'take_gpu', 'runner', 'killed', 'execute_job',
            'hand_over', 'engine_command', 'engine', 'find_profile', 'read_profile', 'Work', 'cores', 'visible_gpus',
-           'prepare', 'cells_digest', 'inputs_digest', 'read_index', 'item_files', 'is_current', 'duration',
-           'run_costs', 'notebook_seconds', 'growth', 'own_seconds', 'prices', 'makespan', 'describe', 'predict_items',
-           'read_costs', 'measure_kernel', 'write_costs', 'Ledger', 'label', 'unusual', 'alone', 'work_off',
-           'known_runs', 'installed', 'said', 'index_page', 'conclusion', 'reproduce']
+           'gpu_slots', 'prepare', 'cells_digest', 'inputs_digest', 'read_index', 'item_files', 'is_current',
+           'duration', 'run_costs', 'notebook_seconds', 'growth', 'own_seconds', 'prices', 'makespan', 'describe',
+           'predict_items', 'read_costs', 'measure_kernel', 'write_costs', 'Ledger', 'label', 'unusual', 'alone',
+           'work_off', 'known_runs', 'installed', 'said', 'index_page', 'conclusion', 'reproduce']
 
 # %% ../nbs/12_repro.ipynb #d33dbef5
 import ast, contextlib, dataclasses, fcntl, hashlib, itertools, json, math, os, re, shlex, shutil, signal, subprocess, sys, tempfile, threading, time, warnings
@@ -602,6 +602,10 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
 
+def gpu_slots(gpus: list[str], jobs: int | None) -> list[str]:
+    "`gpus`, each as often as it has to take a job where more `jobs` than GPUs were asked for."
+    return gpus*math.ceil((jobs or 1)/max(1, len(gpus)))
+
 def prepare(items=None, scale="cpu", seeds=None, out=None, device="auto", jobs=None, parameters=None, force=False, notebooks=None, profile=None) -> Work:
     "Check all that was asked for and find the runs it needs; nothing is started and nothing is written."
     folder = notebooks_folder(notebooks)
@@ -613,8 +617,7 @@ def prepare(items=None, scale="cpu", seeds=None, out=None, device="auto", jobs=N
     options = read_profile(profile) if profile else {}
     here = core.pick_device("auto" if profile else device).type  # the nodes of a cluster may have the GPU that this machine lacks
     device = "cuda" if device == "cuda" else here
-    gpus = visible_gpus() if device == "cuda" and not profile else []
-    gpus *= math.ceil((jobs or 1)/max(1, len(gpus)))  # more jobs than GPUs were asked for: they share them
+    gpus = gpu_slots(visible_gpus(), jobs) if device == "cuda" and not profile else []
     plans = {item.name: checked_plan(item, values[item.name] | dict(device=device)) for item in selected}
     from nats_companion.cost import Speeds
     return Work(selected, values, plans, scale, Path(out or core.project_root()/"reports"/"local"/scale).resolve(), device, jobs or options.get("jobs") or len(gpus) or cores(), force, folder,
