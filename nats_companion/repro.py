@@ -380,7 +380,8 @@ def execute(notebook, output, failed, parameters: dict, scratch) -> float:
     If a cell raises, the notebook goes to `failed` instead, `output` is left as it was, and a `RuntimeError` quotes the error."""
     import papermill, resource
     try:
-        papermill.execute_notebook(str(notebook), str(scratch), parameters, kernel_name=KERNEL, cwd=str(Path(notebook).parent), progress_bar=False, log_output=False)
+        papermill.execute_notebook(str(notebook), str(scratch), parameters, kernel_name=KERNEL, cwd=str(Path(notebook).parent), progress_bar=False, log_output=False,
+                                   start_timeout=600, coalesce_streams=True)  # a kernel may be slow to start on a busy machine; what is printed stays in one piece however it was sent
         target, error = output, None
     except papermill.PapermillExecutionError as problem: target, error = failed, f"{problem.ename}: {problem.evalue}"
     core.write_text(target, json.dumps(clean(json.loads(Path(scratch).read_text())), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
