@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_MODULES', 'nearest', 'check_choice', 'check_positive', 'check_count', 'derive_seed', 'rng', 'seeded',
            'pick_device', 'atomic_path', 'write_text', 'write_json', 'save_tensors', 'load_tensors', 'project_root',
-           'data_path', 'commit', 'strip_prose', 'code_digest', 'cpu_name', 'provenance']
+           'data_path', 'commit', 'skeleton', 'strip_prose', 'code_digest', 'cpu_name', 'provenance']
 
 # %% ../nbs/00_core.ipynb #ca7d0726
 import ast, contextlib, difflib, functools, hashlib, json, os, platform, subprocess, tempfile
@@ -132,13 +132,19 @@ def commit() -> str:
 # %% ../nbs/00_core.ipynb #9d7390b4
 RUN_MODULES = ("core", "data", "networks", "losses", "regularisers", "annealing", "cfg", "nest", "training", "metrics")  # what a training run depends on
 
+def skeleton(node) -> list | str:
+    "A syntax tree as nested lists, the same in every Python that reads the source alike: fields that are empty, as those are that only newer versions have, do not count."
+    if isinstance(node, list): return [skeleton(part) for part in node]
+    if not isinstance(node, ast.AST): return repr(node)
+    return [type(node).__name__, *([name, skeleton(value)] for name, value in ast.iter_fields(node) if value not in (None, []) or name == "value")]
+
 def strip_prose(source: str) -> str:
     "Python `source` without comments, docstrings and layout."
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], "value", None), ast.Constant): del body[0]
-    return ast.dump(tree)
+    return json.dumps(skeleton(tree))
 
 @functools.cache
 def code_digest(*modules: str) -> str:
