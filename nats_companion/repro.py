@@ -660,7 +660,7 @@ KERNEL_SECONDS = 7.3  # CPU seconds of a notebook execution that trains a few st
 
 def duration(seconds: float) -> str:
     "`8 s`, `12 min`, `3.5 h` or `4.2 days`."
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds/60:.0f} min" if seconds < 5400 else f"{seconds/3600:.1f} h" if seconds < 48*3600 else f"{seconds/86400:.3g} days"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds/60:.0f} min" if seconds < 5400 else f"{seconds/3600:.1f} h" if seconds < 48*3600 else f"{seconds/86400:.3g} days" if seconds < 1000*86400 else f"{seconds/86400:,.0f} days"
 
 def run_costs(out) -> dict[str, float]:
     "CPU seconds, evaluations included, of the runs that `out`/runs.csv knows, by key."
