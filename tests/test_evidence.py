@@ -59,3 +59,8 @@ def test_evidence_is_light_and_without_checkpoints():
     tracked = committed_files("reports")
     assert sum((ROOT/p).stat().st_size for p in tracked) <= 40e6
     assert not [p for p in tracked if p.suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")]
+
+
+def test_table_of_runs_holds_those_of_the_items_and_no_others():
+    table = pd.read_csv(OUT/"runs.csv", dtype=dict(key=str))
+    assert set(table.key) == {key for entry in INDEX["items"].values() for key in entry["runs"]} and table.key.is_unique
