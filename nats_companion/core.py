@@ -12,7 +12,7 @@ import ast, contextlib, difflib, functools, hashlib, json, os, platform, subproc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# %% ../nbs/00_core.ipynb #f62ced78
+# %% ../nbs/00_core.ipynb #d8a4c6ed
 def nearest(given: str, allowed: Iterable[str], n: int = 3) -> list[str]:
     "The names in `allowed` that look most like `given`, best first."
     return difflib.get_close_matches(str(given), [str(a) for a in allowed], n=n, cutoff=0.4)
@@ -23,14 +23,17 @@ def check_choice(name: str, value, allowed: Iterable) -> object:
     if value in allowed: return value
     close = nearest(value, allowed)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise ValueError(f"{name}={value!r} is not known; allowed: {', '.join(map(str, allowed))}.{hint}")
+    choices = ", ".join(map(str, allowed))
+    raise ValueError(f"{name}={value!r} is not known; allowed: {choices}.{hint}")
 
-# %% ../nbs/00_core.ipynb #5d115f59
+# %% ../nbs/00_core.ipynb #7636b93a
 def check_positive(name: str, value: float, zero: bool = False) -> float:
-    "Return `value` if it is a finite number above 0 (or 0 itself where `zero`), else raise a `ValueError`."
+    """Return `value` if it is a finite number above 0 (or 0 itself where `zero`),
+    else raise a `ValueError`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and value < float("inf") and (value > 0 or (zero and value == 0)): return value
-    raise ValueError(f"{name}={value!r} is not allowed; give a finite number {'>=' if zero else '>'} 0.")
+    bound = ">= 0" if zero else "> 0"
+    raise ValueError(f"{name}={value!r} is not allowed; give a finite number {bound}.")
 
 def check_count(name: str, value: int, least: int = 1) -> int:
     "Return `value` if it is an integer of at least `least`, else raise a `ValueError`."
@@ -57,20 +60,23 @@ def seeded(seed: int, *names):
         torch.manual_seed(derive_seed(seed, *names))
         yield
 
-# %% ../nbs/00_core.ipynb #e73bc52c
+# %% ../nbs/00_core.ipynb #677029cc
 def pick_device(device: str = "auto") -> "torch.device":
-    "`auto` takes CUDA where it is present and the CPU elsewhere; `cuda` without CUDA is a `ValueError`, not a slow surprise."
+    """`auto` takes CUDA where it is present and the CPU elsewhere;
+    `cuda` without CUDA is a `ValueError`, not a slow surprise."""
     import torch
     check_choice("device", device, ["auto", "cpu", "cuda"])
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' was asked for, but torch sees no CUDA device; use device='auto' or 'cpu', or install a CUDA build of torch.")
+        raise ValueError("device='cuda' was asked for, but torch sees no CUDA device; "
+                         "use device='auto' or 'cpu', or install a CUDA build of torch.")
     if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
-# %% ../nbs/00_core.ipynb #f0ee2f1b
+# %% ../nbs/00_core.ipynb #da84db80
 @contextlib.contextmanager
 def atomic_path(path) -> Iterator[Path]:
-    "A temporary path (same suffix) that becomes `path` when the block ends without an error, and vanishes otherwise."
+    """A temporary path (same suffix) that becomes `path` when the block ends without an error,
+    and vanishes otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -82,34 +88,40 @@ def atomic_path(path) -> Iterator[Path]:
     finally: Path(name).unlink(missing_ok=True)
 
 def write_text(path, text: str) -> Path:
-    "Write `text` to `path` atomically."
-    with atomic_path(path) as tmp: tmp.write_text(text)
+    "Write `text` to `path` atomically, as UTF-8 wherever this runs."
+    with atomic_path(path) as tmp: tmp.write_text(text, encoding="utf-8")
     return Path(path)
 
 def write_json(path, value) -> Path:
     "Write `value` to `path` atomically as JSON, keys sorted."
     return write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
-# %% ../nbs/00_core.ipynb #0c06efe3
+# %% ../nbs/00_core.ipynb #eb4bdffe
 def save_tensors(path, tensors: "dict[str, torch.Tensor]", **metadata) -> Path:
     "Write named `tensors` and JSON-able `metadata` to `path` (.safetensors) atomically."
     from safetensors.torch import save_file
     flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with atomic_path(path) as tmp: save_file(flat, tmp, metadata={k: json.dumps(v) for k, v in metadata.items()})
+    texts = {k: json.dumps(v) for k, v in metadata.items()}
+    with atomic_path(path) as tmp: save_file(flat, tmp, metadata=texts)
     return Path(path)
 
 def load_tensors(path, device="cpu") -> "tuple[dict[str, torch.Tensor], dict]":
-    "Read (tensors, metadata) as `save_tensors` wrote them; a missing or damaged file raises a `ValueError` that says which."
+    """Read (tensors, metadata) as `save_tensors` wrote them;
+    a missing or damaged file raises a `ValueError` that says which."""
     from safetensors import safe_open
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
+            metadata = {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
+            return tensors, metadata
     except Exception as error:
-        raise ValueError(f"{path} could not be read as a safetensors file ({error}); delete it and make it again.") from error
+        raise ValueError(f"{path} could not be read as a safetensors file ({error}); "
+                         "delete it and make it again.") from error
 
-# %% ../nbs/00_core.ipynb #addd5b5c
+# %% ../nbs/00_core.ipynb #99e44558
 def project_root() -> Path:
-    "The folder of the clone this package runs from (where settings.ini is), or the working folder if it is installed elsewhere."
+    """The folder of the clone this package runs from (where settings.ini is),
+    or the working folder if it is installed elsewhere."""
     here = Path(__file__).resolve().parent.parent if "__file__" in globals() else Path.cwd()
     for folder in (here, *here.parents):
         if (folder/"settings.ini").exists() and (folder/"nbs").is_dir(): return folder
@@ -120,52 +132,67 @@ def data_path(*parts: str) -> Path:
     return Path(os.environ.get("NATS_COMPANION_DATA", project_root()/"data")).joinpath(*parts)
 
 def commit() -> str:
-    "The short commit of the clone, with `+changes` where tracked files outside reports/ differ from it; `unknown` outside a clone."
-    def git(*args): return subprocess.run(["git", *args], cwd=project_root(), capture_output=True, text=True, timeout=20)
+    """The short commit of the clone, with `+changes` where tracked files outside reports/
+    differ from it; `unknown` outside a clone."""
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=project_root(), timeout=20, capture_output=True,
+                              encoding="utf-8", errors="replace")
     try:
         head = git("rev-parse", "--short=10", "HEAD")
         if head.returncode: return "unknown"
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports").stdout.strip()
-        return head.stdout.strip() + ("+changes" if changed else "")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports")
+        return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
-# %% ../nbs/00_core.ipynb #9d7390b4
-RUN_MODULES = ("core", "data", "networks", "losses", "regularisers", "annealing", "cfg", "nest", "training", "metrics")  # what a training run depends on
+# %% ../nbs/00_core.ipynb #2643f894
+RUN_MODULES = ("core", "data", "networks", "losses", "regularisers", "annealing", "cfg", "nest",
+               "training", "metrics")  # what a training run depends on
 
 def skeleton(node) -> list | str:
-    "A syntax tree as nested lists, the same in every Python that reads the source alike: fields that are empty, as those are that only newer versions have, do not count."
+    """A syntax tree as nested lists, the same in every Python that reads the source alike:
+    fields that are empty, as those are that only newer versions have, do not count."""
     if isinstance(node, list): return [skeleton(part) for part in node]
     if not isinstance(node, ast.AST): return repr(node)
-    return [type(node).__name__, *([name, skeleton(value)] for name, value in ast.iter_fields(node) if value not in (None, []) or name == "value")]
+    fields = [[name, skeleton(value)] for name, value in ast.iter_fields(node)
+              if value not in (None, []) or name == "value"]  # `x = None` has a value: None
+    return [type(node).__name__, *fields]
 
 def strip_prose(source: str) -> str:
     "Python `source` without comments, docstrings and layout."
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], "value", None), ast.Constant): del body[0]
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant): del body[0]
     return json.dumps(skeleton(tree))
 
+# %% ../nbs/00_core.ipynb #4aa8aa40
 @functools.cache
 def code_digest(*modules: str) -> str:
     "12 hex digits that change when the code of `modules` changes (none given: the whole package)."
-    here = project_root()/"nats_companion" if "__file__" not in globals() else Path(__file__).resolve().parent
-    paths = [here/f"{m}.py" for m in modules] or sorted(p for p in here.rglob("*.py") if p.name != "_modidx.py")
-    text = json.dumps([[p.stem, strip_prose(p.read_text()) if p.exists() else ""] for p in paths])
+    in_notebook = "__file__" not in globals()
+    here = project_root()/"nats_companion" if in_notebook else Path(__file__).resolve().parent
+    paths = [here/f"{m}.py" for m in modules]
+    paths = paths or sorted(p for p in here.rglob("*.py") if p.name != "_modidx.py")
+    def read(path): return strip_prose(path.read_text(encoding="utf-8")) if path.exists() else ""
+    text = json.dumps([[p.stem, read(p)] for p in paths])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../nbs/00_core.ipynb #f1346e76
+# %% ../nbs/00_core.ipynb #dfa98ab7
 def cpu_name() -> str:
     "The processor's model where the system tells it, else its architecture."
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
             if line.startswith("model name"): return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
 
 def provenance(device="cpu") -> dict:
-    "What a number needs beside it: commit, digest of the code that trains, versions of Python and torch, device and its name."
+    """What a number needs beside it: commit, digest of the code that trains,
+    versions of Python and torch, device and its name."""
     import torch
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return dict(commit=commit(), code=code_digest(*RUN_MODULES), python=platform.python_version(), torch=torch.__version__,
+    return dict(commit=commit(), code=code_digest(*RUN_MODULES),
+                python=platform.python_version(), torch=torch.__version__,
                 device=device.type, device_name=name, threads=torch.get_num_threads())

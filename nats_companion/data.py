@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SPLITS', 'FASHION_CLASSES', 'FASHION_COMPACT', 'FASHION_FULL', 'UNPACK', 'IMAGE_SUFFIXES', 'CIFAR_CLASSES', 'POINTS',
            'DATASETS', 'to_float', 'to_uint8', 'ImageSet', 'carve', 'read_checked', 'read_compact', 'read_full',
-           'find_full', 'fashion_mnist', 'digits', 'split_whole', 'list_images', 'read_image', 'read_folder',
-           'image_folder', 'read_cifar_binary', 'cifar10', 'Mixture', 'gaussian_mixture', 'round_modes', 'ring', 'grid',
-           'unbalanced_grid', 'swiss_roll', 'load']
+           'find_full', 'read_fashion', 'fashion_mnist', 'digits', 'split_whole', 'list_images', 'read_image',
+           'read_folder', 'image_folder', 'read_cifar_binary', 'cifar10', 'Mixture', 'gaussian_mixture', 'round_modes',
+           'ring', 'grid', 'unbalanced_grid', 'swiss_roll', 'load']
 
-# %% ../nbs/01_data.ipynb #943f5d9c
+# %% ../nbs/01_data.ipynb #0adae1ef
 import functools, gzip, hashlib, lzma, math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,19 +17,22 @@ from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 
-from .core import check_choice, check_count, check_positive, data_path, load_tensors, project_root, save_tensors
+from .core import (check_choice, check_count, check_positive, data_path, load_tensors,
+                                 project_root, save_tensors)
 
-# %% ../nbs/01_data.ipynb #3049ef98
+# %% ../nbs/01_data.ipynb #366fc1d1
 def to_float(images: torch.Tensor) -> torch.Tensor:
     "uint8 pixels 0..255 → float32 in [-1,1], any shape."
-    if images.dtype != torch.uint8: raise ValueError(f"to_float takes uint8 pixels, given {images.dtype}; use to_uint8 for the way back.")
+    if images.dtype != torch.uint8:
+        raise ValueError(f"to_float takes uint8 pixels, given {images.dtype}; "
+                         "use to_uint8 for the way back.")
     return images.float().div_(127.5).sub_(1)
 
 def to_uint8(x: torch.Tensor) -> torch.Tensor:
     "Floats in [-1,1] → uint8 pixels 0..255, rounded; values outside are clipped, any shape."
     return x.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
-# %% ../nbs/01_data.ipynb #0c40034c
+# %% ../nbs/01_data.ipynb #10a11143
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     "Labelled images as bytes in memory. `source` says which files they came from."
@@ -38,16 +41,26 @@ class ImageSet:
     classes: tuple[str, ...]  # name of each label
     name: str
     source: str
+    features: str             # what measures distances to it: a key of `metrics.EXTRACTORS`
     bounded = True            # samples lie in [-1,1]: a generator may end in tanh
 
     def __post_init__(self):
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(f"{self.name}: images must be uint8 of shape (N,C,H,W), given {self.images.dtype} of shape {tuple(self.images.shape)}.")
-        if len(self.images) != len(self.labels): raise ValueError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels.")
-        if not len(self.images): raise ValueError(f"{self.name}: the set holds no image; its files are too few for this split.")
+        dtype, shape = self.images.dtype, tuple(self.images.shape)
+        if dtype != torch.uint8 or len(shape) != 4:
+            raise ValueError(f"{self.name}: images must be uint8 of shape (N,C,H,W), "
+                             f"given {dtype} of shape {shape}.")
+        count = len(self.images)
+        if count != len(self.labels):
+            raise ValueError(f"{self.name}: {count} images but {len(self.labels)} labels.")
+        if not count:
+            raise ValueError(f"{self.name}: the set holds no image; "
+                             "its files are too few for this split.")
 
     def __len__(self): return len(self.images)
-    def __repr__(self): return f"ImageSet({self.name}: {len(self)} images of {'x'.join(map(str, self.shape))}, {len(self.classes)} classes; {self.source})"
+
+    def __repr__(self):
+        return (f"ImageSet({self.name}: {len(self)} images of {'x'.join(map(str, self.shape))}, "
+                f"{len(self.classes)} classes; {self.source})")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,57 +82,81 @@ class ImageSet:
 
     @functools.cached_property
     def by_class(self) -> tuple[torch.Tensor, torch.Tensor]:
-        "Indices (N,) in the order of the classes, and how many images each class (K,) has; a class without any is a `ValueError`."
+        """Indices (N,) in the order of the classes, and how many images each class (K,) has;
+        a class without any is a `ValueError`."""
         counts = self.labels.bincount(minlength=len(self.classes))
-        if not counts.all(): raise ValueError(f"{self.name}: no image of {[c for c, n in zip(self.classes, counts) if not n]}; drawing by class needs one of each, so add images or leave the class out.")
+        if not counts.all():
+            empty = [c for c, n in zip(self.classes, counts) if not n]
+            raise ValueError(f"{self.name}: no image of {empty}; drawing by class needs "
+                             "one of each, so add images or leave the class out.")
         return self.labels.argsort(stable=True), counts
 
     def sample_of(self, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        "For each of `labels` (n,) int64 an image drawn uniformly, with replacement, from that class: (n,C,H,W) float32 in [-1,1]."
+        """For each of `labels` (n,) int64 an image drawn uniformly, with replacement, from that
+        class: (n,C,H,W) float32 in [-1,1]."""
         order, counts = self.by_class
         labels = labels.to(order.device)
-        place = torch.rand(len(labels), generator=generator, device=generator.device, dtype=torch.float64).to(order.device)*counts[labels]
-        return to_float(self.images[order[(counts.cumsum(0) - counts)[labels] + place.long()]])
+        uniform = torch.rand(len(labels), generator=generator, device=generator.device,
+                             dtype=torch.float64)
+        place = uniform.to(order.device)*counts[labels]        # within the class
+        start = counts.cumsum(0) - counts                      # (K,): where each class begins
+        return to_float(self.images[order[start[labels] + place.long()]])
 
     def resized(self, size: int) -> "ImageSet":
         "The set at `size` x `size` pixels: antialiased bilinear interpolation, rounded to bytes."
         check_count("size", size, 2)
         if self.shape[1:] == (size, size): return self
-        def shrink(x): return F.interpolate(x.float(), size=(size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255).to(torch.uint8)
+        def shrink(x):
+            x = F.interpolate(x.float(), size=(size, size), mode="bilinear", antialias=True)
+            return x.round_().clamp_(0, 255).to(torch.uint8)
         return replace(self, images=torch.cat([shrink(part) for part in self.images.split(4096)]))
 
-# %% ../nbs/01_data.ipynb #181b6866
+# %% ../nbs/01_data.ipynb #648fb7e4
 SPLITS = ("train", "validation", "test")
 
 def carve(labels: torch.Tensor, fraction: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-    "Indices (kept, held out), ascending: the last `fraction` of each class of `labels` (N,) is held out."
-    if not 0 < fraction < 1: raise ValueError(f"fraction={fraction!r} is not allowed; give a number between 0 and 1.")
+    """Indices (kept, held out), ascending: the last `fraction` of each class of `labels` (N,)
+    is held out."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction!r} is not allowed; give a number between 0 and 1.")
     held = torch.zeros(len(labels), dtype=torch.bool)
     for c in labels.unique():
         members = torch.nonzero(labels == c).flatten()
         held[members[len(members) - round(fraction*len(members)):]] = True
     return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
 
-# %% ../nbs/01_data.ipynb #8357ac55
-FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-FASHION_COMPACT = dict(train="55048e4ec0bb03d4acb78bd86ac912fd9dcc20c08ca6d85268234182b1c25296",   # SHA-256 of the content, unpacked
-                       test="551b446f651992dee3c31917781e09e221d887ae088b435b72bb6e22cf7d2ff3")
-FASHION_FULL = {"train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-                "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-                "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-                "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"}
+# %% ../nbs/01_data.ipynb #82d75723
+FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat",
+                   "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+# SHA-256 of the content, unpacked
+FASHION_COMPACT = {
+    "train": "55048e4ec0bb03d4acb78bd86ac912fd9dcc20c08ca6d85268234182b1c25296",
+    "test": "551b446f651992dee3c31917781e09e221d887ae088b435b72bb6e22cf7d2ff3"}
+FASHION_FULL = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"}
+
+# %% ../nbs/01_data.ipynb #389e9c8a
 UNPACK = {".xz": lzma.decompress, ".gz": gzip.decompress}
 
 def read_checked(path: Path, sha256: str) -> np.ndarray:
-    "The content of `path` (.xz and .gz are unpacked) as uint8; a missing or damaged file raises a `ValueError` that names it."
-    if not path.exists(): raise ValueError(f"{path} is missing; restore it, e.g. by `git checkout -- data`, or download it again.")
+    """The content of `path` (.xz and .gz are unpacked) as uint8;
+    a missing or damaged file raises a `ValueError` that names it."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing; "
+                         "restore it, e.g. by `git checkout -- data`, or download it again.")
     try: content = UNPACK.get(path.suffix, bytes)(path.read_bytes())
-    except (lzma.LZMAError, OSError, EOFError) as error: raise ValueError(f"{path} is damaged ({error}); restore or download it again.") from error
+    except (lzma.LZMAError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore or download it again.") from error
     found = hashlib.sha256(content).hexdigest()
     if found == sha256: return np.frombuffer(content, np.uint8)
-    raise ValueError(f"{path} is damaged: the SHA-256 of its content is {found[:12]}…, not {sha256[:12]}…; restore or download it again.")
+    raise ValueError(f"{path} is damaged: the SHA-256 of its content is {found[:12]}…, "
+                     f"not {sha256[:12]}…; restore or download it again.")
 
-# %% ../nbs/01_data.ipynb #18b1e7e7
+# %% ../nbs/01_data.ipynb #ee69f9a8
 @functools.lru_cache(maxsize=4)
 def read_compact(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     "Images (N,1,28,28) uint8 and labels (N,) int64 of the compact copy; `part` is 'train' or 'test'."
@@ -137,113 +174,157 @@ def read_full(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         stem = f"{'train' if part == 'train' else 't10k'}-{kind}-ubyte"
         path = folder/stem if (folder/stem).exists() else folder/f"{stem}.gz"
         return read_checked(path, FASHION_FULL[stem])[header:].copy()
-    return torch.from_numpy(raw("images-idx3", 16)).view(-1, 1, 28, 28), torch.from_numpy(raw("labels-idx1", 8)).long()
+    images = torch.from_numpy(raw("images-idx3", 16)).view(-1, 1, 28, 28)
+    labels = torch.from_numpy(raw("labels-idx1", 8)).long()
+    return images, labels
 
-# %% ../nbs/01_data.ipynb #25cbc631
+# %% ../nbs/01_data.ipynb #c721d205
 def find_full() -> tuple[Path, str] | None:
     "(folder, description) of the first complete copy of the published Fashion-MNIST files, or None."
     places = {Path("/usr/share/datasets/fashion-mnist"): "Debian package dataset-fashion-mnist",
               data_path("cache", "FashionMNIST", "raw"): "torchvision download in data/cache"}
+    def present(file): return file.exists() or file.with_name(f"{file.name}.gz").exists()
     for folder, description in places.items():
-        if all((folder/stem).exists() or (folder/f"{stem}.gz").exists() for stem in FASHION_FULL): return folder, description
+        if all(present(folder/stem) for stem in FASHION_FULL): return folder, description
+
+def read_fashion(part: str, source: str) -> tuple[tuple[torch.Tensor, torch.Tensor], str]:
+    "((images, labels), where they came from) of `part` 'train' or 'test'; `source` as below."
+    full = find_full()
+    if source == "full" and not full:
+        raise ValueError("source='full' was asked for, but the four Fashion-MNIST files are not "
+                         "here; install Debian's package dataset-fashion-mnist, "
+                         f"or put them into {data_path('cache', 'FashionMNIST', 'raw')} "
+                         "(torchvision's FashionMNIST downloads them), or use source='compact'.")
+    if full and source != "compact": return read_full(full[0], part), f"full set, {full[1]}"
+    compact = read_compact(project_root()/"data"/"fashion-mnist", part)
+    return compact, "compact copy in data/fashion-mnist, 25,000 + 10,000 images"
 
 def fashion_mnist(split: str = "train", source: str = "auto") -> ImageSet:
-    "Fashion-MNIST at 28 x 28. `source`: 'full' is the published set, 'compact' the copy in data/, 'auto' the full one where it is present."
-    check_choice("split", split, SPLITS); check_choice("source", source, ["auto", "full", "compact"])
-    full, part = find_full(), "test" if split == "test" else "train"
-    if source == "full" and not full:
-        raise ValueError("source='full' was asked for, but the four Fashion-MNIST files are not here; install Debian's package dataset-fashion-mnist, "
-                         f"or put them into {data_path('cache', 'FashionMNIST', 'raw')} (torchvision's FashionMNIST downloads them), or use source='compact'.")
-    if full and source != "compact": (images, labels), text = read_full(full[0], part), f"full set, {full[1]}"
-    else: (images, labels), text = read_compact(project_root()/"data"/"fashion-mnist", part), "compact copy in data/fashion-mnist, 25,000 + 10,000 images"
-    data = ImageSet(images, labels, FASHION_CLASSES, "fashion-mnist", text)
+    """Fashion-MNIST at 28 x 28. `source`: 'full' is the published set, 'compact' the copy in data/,
+    'auto' the full one where it is present."""
+    check_choice("split", split, SPLITS)
+    check_choice("source", source, ["auto", "full", "compact"])
+    (images, labels), text = read_fashion("test" if split == "test" else "train", source)
+    data = ImageSet(images, labels, FASHION_CLASSES, "fashion-mnist", text,
+                    features="fashion_mnist")
     return data if split == "test" else data.take(carve(labels)[split == "validation"])
 
-# %% ../nbs/01_data.ipynb #21bb8b2f
+# %% ../nbs/01_data.ipynb #cfe9ccc3
 def digits(split: str = "train") -> ImageSet:
     "scikit-learn's handwritten digits at 8 x 8, grey levels 0..16 stretched to 0..255."
     from sklearn.datasets import load_digits
     check_choice("split", split, SPLITS)
     raw = load_digits()
-    data = ImageSet(torch.from_numpy(np.rint(raw.images*(255/16)).astype(np.uint8))[:, None], torch.from_numpy(raw.target).long(),
-                    tuple("0123456789"), "digits", "scikit-learn's load_digits")
+    images = torch.from_numpy(np.rint(raw.images*(255/16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(raw.target).long()
+    data = ImageSet(images, labels, tuple("0123456789"), "digits", "scikit-learn's load_digits",
+                    features="pixels")
     return split_whole(data, split)
 
 def split_whole(data: ImageSet, split: str) -> ImageSet:
-    "A split of a set that has no test set of its own: the last fifth of each class is `test`, the last tenth of what remains `validation`."
+    """A split of a set that has no test set of its own: the last fifth of each class is `test`,
+    the last tenth of what remains `validation`."""
     rest, test = carve(data.labels, 0.2)
     train, validation = carve(data.labels[rest])
     return data.take(dict(train=rest[train], validation=rest[validation], test=test)[split])
 
-# %% ../nbs/01_data.ipynb #01c5c486
+# %% ../nbs/01_data.ipynb #c8cb7749
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 def list_images(folder: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    "(files, labels, classes) under `folder`, sorted by name; sub-folders are classes, and without one there is a single class 'images'."
-    def images(f): return sorted(p for p in f.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    if not folder.is_dir(): raise ValueError(f"{folder} is not a folder; give the path of a folder of images.")
-    groups = {p.name: images(p) for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")}
+    """(files, labels, classes) under `folder`, sorted by name; sub-folders are classes,
+    and without one there is a single class 'images'."""
+    def visible(f): return [p for p in sorted(f.iterdir()) if not p.name.startswith(".")]
+    def images(f): return [p for p in visible(f) if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give the path of a folder of images.")
+    groups = {p.name: images(p) for p in visible(folder) if p.is_dir()}
     groups = {name: files for name, files in groups.items() if files} or {"images": images(folder)}
     files = [f for group in groups.values() for f in group]
-    if not files: raise ValueError(f"{folder} holds no image; allowed endings: {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    return files, [label for label, group in enumerate(groups.values()) for _ in group], tuple(groups)
+    if not files:
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"{folder} holds no image; allowed endings: {endings}.")
+    labels = [label for label, group in enumerate(groups.values()) for _ in group]
+    return files, labels, tuple(groups)
 
 def read_image(path: Path, size: int, channels: int) -> np.ndarray:
     "One picture as (channels, size, size) uint8: central square, antialiased bilinear interpolation."
     from PIL import Image, ImageOps
+    mode = {1: "L", 3: "RGB"}[channels]
     try:
-        with Image.open(path) as picture: square = ImageOps.fit(picture.convert({1: "L", 3: "RGB"}[channels]), (size, size), Image.BILINEAR)
+        with Image.open(path) as picture:
+            square = ImageOps.fit(picture.convert(mode), (size, size), Image.BILINEAR)
         return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)
-    except OSError as error: raise ValueError(f"{path} could not be read as an image ({error}); remove or replace it.") from error
+    except OSError as error:
+        raise ValueError(f"{path} could not be read as an image ({error}); "
+                         "remove or replace it.") from error
 
-# %% ../nbs/01_data.ipynb #e8351803
+# %% ../nbs/01_data.ipynb #f73017e6
 def read_folder(folder: Path, size: int, channels: int, name: str) -> ImageSet:
     "All images under `folder` (see `list_images`); the second time from data/cache."
-    check_count("size", size, 2); check_choice("channels", channels, [1, 3])
+    check_count("size", size, 2)
+    check_choice("channels", channels, [1, 3])
     files, labels, classes = list_images(folder)
-    seen = [str(folder.resolve()), size, channels] + [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in files]
+    stats = [p.stat() for p in files]
+    seen = [str(folder.resolve()), size, channels]
+    seen += [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(files, stats)]
     stamp = hashlib.sha256(repr((seen, labels)).encode()).hexdigest()[:12]
     cache = data_path("cache", f"{name}-{size}px-{stamp}.safetensors")
-    if not cache.exists(): save_tensors(cache, dict(images=torch.from_numpy(np.stack([read_image(p, size, channels) for p in files]))))
-    return ImageSet(load_tensors(cache)[0]["images"], torch.tensor(labels), classes, name, f"image files in the folder {folder.name}")
+    if not cache.exists():
+        images = np.stack([read_image(p, size, channels) for p in files])
+        save_tensors(cache, dict(images=torch.from_numpy(images)))
+    return ImageSet(load_tensors(cache)[0]["images"], torch.tensor(labels), classes, name,
+                    f"image files in the folder {folder.name}", features="pixels")
 
 def image_folder(path, size: int = 64, channels: int = 3, split: str = "train") -> ImageSet:
-    "Images of the folder `path` at `size` x `size`, `channels` 1 (grey) or 3. With `train` and `test` inside they are the splits, else the files are divided."
+    """Images of the folder `path` at `size` x `size`, `channels` 1 (grey) or 3.
+    With `train` and `test` inside they are the splits, else the files are divided."""
     check_choice("split", split, SPLITS)
     path = Path(path).expanduser()
-    if not (path/"train").is_dir(): return split_whole(read_folder(path, size, channels, path.name), split)
+    if not (path/"train").is_dir():
+        return split_whole(read_folder(path, size, channels, path.name), split)
     data = read_folder(path/("test" if split == "test" else "train"), size, channels, path.name)
     return data if split == "test" else data.take(carve(data.labels)[split == "validation"])
 
-# %% ../nbs/01_data.ipynb #4e4ecea7
-CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# %% ../nbs/01_data.ipynb #c6ad56b6
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
+                 "dog", "frog", "horse", "ship", "truck")
 
 def read_cifar_binary(folder: Path, part: str) -> ImageSet:
     "CIFAR-10 from the publisher's binary version: records of 1 label and 3 x 32 x 32 bytes."
     files = sorted(folder.glob({"train": "data_batch_*.bin", "test": "test_batch.bin"}[part]))
-    content = np.concatenate([np.fromfile(f, np.uint8) for f in files]) if files else np.empty(0, np.uint8)
+    content = [np.fromfile(f, np.uint8) for f in files]
+    content = np.concatenate(content) if files else np.empty(0, np.uint8)
     if not len(content) or len(content)%3073:
-        raise ValueError(f"{folder} does not hold whole CIFAR-10 records of 3073 bytes ({part}: {len(content)} bytes); unpack the archive again.")
+        raise ValueError(f"{folder} does not hold whole CIFAR-10 records of 3073 bytes "
+                         f"({part}: {len(content)} bytes); unpack the archive again.")
     records = content.reshape(-1, 3073)
-    images, labels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(records[:, 0].astype(np.int64))
-    return ImageSet(images, labels, CIFAR_CLASSES, "cifar10", "binary version")
+    images = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
+    labels = torch.from_numpy(records[:, 0].astype(np.int64))
+    return ImageSet(images, labels, CIFAR_CLASSES, "cifar10", "binary version", features="cifar10")
 
 def cifar10(split: str = "train", path=None) -> ImageSet:
     "CIFAR-10 at 32 x 32 in colour from `path` (default: data/cache/cifar10)."
     check_choice("split", split, SPLITS)
     root, part = Path(path or data_path("cache", "cifar10")), "test" if split == "test" else "train"
-    if (root/"cifar-10-batches-bin").is_dir(): data = read_cifar_binary(root/"cifar-10-batches-bin", part)
-    elif (root/part).is_dir(): data = replace(read_folder(root/part, 32, 3, "cifar10"), source="image files in class folders")
+    if (root/"cifar-10-batches-bin").is_dir():
+        data = read_cifar_binary(root/"cifar-10-batches-bin", part)
+    elif (root/part).is_dir():
+        data = replace(read_folder(root/part, 32, 3, "cifar10"),
+                       source="image files in class folders", features="cifar10")
     else: raise ValueError(
-        f"CIFAR-10 is not at {root}; put there either the publisher's binary version (cifar-10-binary.tar.gz, unpacked: the folder cifar-10-batches-bin), "
-        "or image files as train/<class>/*.png and test/<class>/*.png; or give its path, or set NATS_COMPANION_DATA. "
+        f"CIFAR-10 is not at {root}; put there either the publisher's binary version "
+        "(cifar-10-binary.tar.gz, unpacked: the folder cifar-10-batches-bin), "
+        "or image files as train/<class>/*.png and test/<class>/*.png; "
+        "or give its path, or set NATS_COMPANION_DATA. "
         "The pickled version is not read: a pickle can run code.")
     return data if split == "test" else data.take(carve(data.labels)[split == "validation"])
 
-# %% ../nbs/01_data.ipynb #691c8379
+# %% ../nbs/01_data.ipynb #f86b4ed8
 @dataclass(frozen=True, eq=False, repr=False)
 class Mixture:
-    "A mixture of K Gaussians in d dimensions with exact density and score. Parameters are float64; results have the dtype of `x`."
+    """A mixture of K Gaussians in d dimensions with exact density and score.
+    Parameters are float64; results have the dtype of `x`."""
     weights: torch.Tensor      # (K,) positive, sum 1
     means: torch.Tensor        # (K,d)
     covariances: torch.Tensor  # (K,d,d) positive definite
@@ -252,19 +333,27 @@ class Mixture:
     bounded = False            # samples are not confined to [-1,1]
 
     def __post_init__(self):
-        for field in ("weights", "means", "covariances"): object.__setattr__(self, field, torch.as_tensor(getattr(self, field), dtype=torch.float64))
+        for field in ("weights", "means", "covariances"):
+            value = torch.as_tensor(getattr(self, field), dtype=torch.float64)
+            object.__setattr__(self, field, value)             # the class is frozen
         k, d = self.means.shape if self.means.ndim == 2 else (0, 0)
-        if not k or self.weights.shape != (k,) or self.covariances.shape != (k, d, d):
-            raise ValueError("a mixture needs weights (K,), means (K,d) and covariances (K,d,d); given "
-                             f"{tuple(self.weights.shape)}, {tuple(self.means.shape)} and {tuple(self.covariances.shape)}.")
+        given = [tuple(v.shape) for v in (self.weights, self.means, self.covariances)]
+        if not k or given != [(k,), (k, d), (k, d, d)]:
+            raise ValueError("a mixture needs weights (K,), means (K,d) and covariances (K,d,d); "
+                             f"given {given[0]}, {given[1]} and {given[2]}.")
         if not (self.weights > 0).all() or abs(self.weights.sum().item() - 1) > 1e-6:
-            raise ValueError(f"weights must be positive and sum to 1, given {self.weights.tolist()}; divide them by their sum and drop components of weight 0.")
+            raise ValueError("weights must be positive and sum to 1, given "
+                             f"{self.weights.tolist()}; divide them by their sum and drop "
+                             "components of weight 0.")
         symmetric = torch.allclose(self.covariances, self.covariances.mT)
         if not symmetric or torch.linalg.cholesky_ex(self.covariances).info.any():
-            raise ValueError("every covariance must be symmetric and positive definite; give variances > 0 and correlations inside (-1,1).")
+            raise ValueError("every covariance must be symmetric and positive definite; "
+                             "give variances > 0 and correlations inside (-1,1).")
 
     def __len__(self): return len(self.weights)
-    def __repr__(self): return f"Mixture({self.name}: {len(self)} Gaussians in {self.shape[0]} dimensions)"
+
+    def __repr__(self):
+        return f"Mixture({self.name}: {len(self)} Gaussians in {self.shape[0]} dimensions)"
 
     @property
     def shape(self) -> tuple[int]:
@@ -278,20 +367,25 @@ class Mixture:
 
     def to(self, device) -> "Mixture":
         "The same mixture on `device`."
-        return replace(self, weights=self.weights.to(device), means=self.means.to(device), covariances=self.covariances.to(device))
+        return replace(self, weights=self.weights.to(device), means=self.means.to(device),
+                       covariances=self.covariances.to(device))
 
     def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
         "`n` points (n,d) float32: a component by its weight, then a Gaussian around its mean."
         device, at = self.means.device, generator.device
-        component = torch.multinomial(self.weights.to(at), n, replacement=True, generator=generator).to(device)
-        noise = torch.randn(n, *self.shape, generator=generator, device=at, dtype=torch.float64).to(device)
-        return (self.means[component] + torch.einsum("nij,nj->ni", torch.linalg.cholesky(self.covariances)[component], noise)).float()
+        component = torch.multinomial(self.weights.to(at), n, replacement=True, generator=generator)
+        noise = torch.randn(n, *self.shape, generator=generator, device=at, dtype=torch.float64)
+        component, noise = component.to(device), noise.to(device)
+        root = torch.linalg.cholesky(self.covariances)                       # (K,d,d)
+        return (self.means[component] + torch.einsum("nij,nj->ni", root[component], noise)).float()
 
     def log_joint(self, x: torch.Tensor) -> torch.Tensor:
         "(n,K): ln π_k + ln N(x; μ_k, Σ_k)."
-        root = torch.linalg.cholesky(self.covariances).to(x)                                          # (K,d,d)
-        white = torch.linalg.solve_triangular(root, (x[:, None] - self.means.to(x))[..., None], upper=False)[..., 0]  # (n,K,d)
-        constant = self.weights.log() - torch.linalg.cholesky(self.covariances).diagonal(dim1=1, dim2=2).log().sum(1) - self.shape[0]/2*math.log(2*math.pi)
+        root = torch.linalg.cholesky(self.covariances)                       # (K,d,d)
+        offset = (x[:, None] - self.means.to(x))[..., None]                  # (n,K,d,1)
+        white = torch.linalg.solve_triangular(root.to(x), offset, upper=False)[..., 0]
+        log_volume = root.diagonal(dim1=1, dim2=2).log().sum(1)              # (K,): ln √det Σ
+        constant = self.weights.log() - log_volume - self.shape[0]/2*math.log(2*math.pi)
         return constant.to(x) - white.square().sum(-1)/2
 
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
@@ -300,63 +394,86 @@ class Mixture:
 
     def score(self, x: torch.Tensor) -> torch.Tensor:
         "∇ ln p*(x) for points `x` (n,d) → (n,d), in closed form."
-        responsibilities = self.log_joint(x).softmax(1)                                               # (n,K)
-        pulls = torch.cholesky_solve((self.means.to(x) - x[:, None])[..., None], torch.linalg.cholesky(self.covariances).to(x))[..., 0]  # Σ⁻¹(μ - x)
+        responsibilities = self.log_joint(x).softmax(1)                      # (n,K)
+        root = torch.linalg.cholesky(self.covariances).to(x)
+        offset = (self.means.to(x) - x[:, None])[..., None]
+        pulls = torch.cholesky_solve(offset, root)[..., 0]                   # (n,K,d): Σ⁻¹(μ - x)
         return (responsibilities[..., None]*pulls).sum(1)
 
-# %% ../nbs/01_data.ipynb #72860c3b
+# %% ../nbs/01_data.ipynb #90e86b71
 def gaussian_mixture(weights, means, covariances) -> Mixture:
     "A mixture from anything array-like: weights (K,), means (K,d), covariances (K,d,d)."
     return Mixture(weights, means, covariances, "gaussian-mixture")
 
 def round_modes(means: torch.Tensor, std: float, name: str, weights=None) -> Mixture:
-    "Components of one round shape, standard deviation `std`, around `means` (K,d); equal weights unless given."
+    """Components of one round shape, standard deviation `std`, around `means` (K,d);
+    equal weights unless given."""
     check_positive("std", std)
     k, d = means.shape
     weights = torch.full((k,), 1/k, dtype=torch.float64) if weights is None else weights
-    return Mixture(weights, means, (std**2*torch.eye(d, dtype=torch.float64)).repeat(k, 1, 1), name)
+    covariances = (std**2*torch.eye(d, dtype=torch.float64)).repeat(k, 1, 1)
+    return Mixture(weights, means, covariances, name)
 
 def ring(modes: int = 8, radius: float = 1.0, std: float = 0.05) -> Mixture:
     "`modes` Gaussians evenly on a circle around 0, the first on the positive x axis."
-    check_count("modes", modes); check_positive("radius", radius)
+    check_count("modes", modes)
+    check_positive("radius", radius)
     angle = torch.arange(modes, dtype=torch.float64)*(2*math.pi/modes)
     return round_modes(radius*torch.stack([angle.cos(), angle.sin()], 1), std, "ring")
 
 def grid(side: int = 5, spacing: float = 1.0, std: float = 0.05, weights=None) -> Mixture:
-    "`side`² Gaussians on a square lattice centred at 0, `spacing` apart; optional `weights` (side²,) row by row."
-    check_count("side", side); check_positive("spacing", spacing)
+    """`side`² Gaussians on a square lattice centred at 0, `spacing` apart;
+    optional `weights` (side²,) row by row."""
+    check_count("side", side)
+    check_positive("spacing", spacing)
     line = (torch.arange(side, dtype=torch.float64) - (side - 1)/2)*spacing
     return round_modes(torch.cartesian_prod(line, line), std, "grid", weights)
 
 def unbalanced_grid(side: int = 5, ratio: float = 20.0) -> Mixture:
-    "`grid(side)` whose weights fall geometrically, row by row, until the last mode is `ratio` times rarer than the first."
+    """`grid(side)` whose weights fall geometrically, row by row,
+    until the last mode is `ratio` times rarer than the first."""
     check_positive("ratio", ratio)
-    return replace(grid(side, weights=torch.linspace(0, -math.log(ratio), side**2, dtype=torch.float64).softmax(0)), name="grid-unbalanced")
+    log_weights = torch.linspace(0, -math.log(ratio), side**2, dtype=torch.float64)
+    return replace(grid(side, weights=log_weights.softmax(0)), name="grid-unbalanced")
 
-# %% ../nbs/01_data.ipynb #b6c4708d
-def swiss_roll(modes: int = 120, turns: float = 1.5, radius: float = 2.0, std: float = 0.05) -> Mixture:
-    "`modes` Gaussians evenly along a spiral of `turns` turns around 0, whose distance to 0 grows steadily from `radius`/3 to `radius`."
-    check_count("modes", modes, 2); check_positive("turns", turns); check_positive("radius", radius)
-    def curve(t): return radius*(1 + 2*t[:, None])/3*np.stack([np.cos(2*np.pi*turns*t), np.sin(2*np.pi*turns*t)], 1)
+# %% ../nbs/01_data.ipynb #b80a89ad
+def swiss_roll(modes: int = 120, turns: float = 1.5, radius: float = 2.0,
+               std: float = 0.05) -> Mixture:
+    """`modes` Gaussians evenly along a spiral of `turns` turns around 0,
+    whose distance to 0 grows steadily from `radius`/3 to `radius`."""
+    check_count("modes", modes, 2)
+    check_positive("turns", turns)
+    check_positive("radius", radius)
+    def curve(t):
+        circle = np.stack([np.cos(2*np.pi*turns*t), np.sin(2*np.pi*turns*t)], 1)
+        return radius*(1 + 2*t[:, None])/3*circle
     t = np.linspace(0, 1, 20_001)
-    length = np.concatenate([[0.], np.linalg.norm(np.diff(curve(t), axis=0), axis=1).cumsum()])   # of the arc from 0 to t
-    return round_modes(torch.from_numpy(curve(np.interp(np.linspace(0, length[-1], modes), length, t))), std, "swiss-roll")
+    steps = np.linalg.norm(np.diff(curve(t), axis=0), axis=1)
+    length = np.concatenate([[0.], steps.cumsum()])            # of the arc from 0 to t
+    evenly = np.interp(np.linspace(0, length[-1], modes), length, t)
+    return round_modes(torch.from_numpy(curve(evenly)), std, "swiss-roll")
 
-# %% ../nbs/01_data.ipynb #ffe80b82
-POINTS = {"ring": ring, "grid": grid, "grid-unbalanced": unbalanced_grid, "swiss-roll": swiss_roll}  # mixtures: no images, no classes
+# %% ../nbs/01_data.ipynb #042a4f73
+# mixtures: no images, no classes
+POINTS = {"ring": ring, "grid": grid, "grid-unbalanced": unbalanced_grid, "swiss-roll": swiss_roll}
 DATASETS = {name: (lambda split, make=make: make()) for name, make in POINTS.items()} | {
     "digits": digits,
-    "fashion-mnist": fashion_mnist,                                                      # the full set where present, else the compact copy
-    "fashion-mnist-compact": functools.partial(fashion_mnist, source="compact"),         # the same bytes on every machine
+    "fashion-mnist": fashion_mnist,  # the full set where present, else the compact copy
+    "fashion-mnist-compact": functools.partial(fashion_mnist, source="compact"),  # the same anywhere
     "fashion-mnist-full": functools.partial(fashion_mnist, source="full"),
     "cifar10": cifar10,
 }
 
-def load(name: str, split: str = "train", size: int | None = None, device="cpu") -> ImageSet | Mixture:
-    "The data called `name` (a key of `DATASETS` or 'folder:PATH') on `device`, images at `size` x `size` where given. A mixture is the same in every split."
+def load(name: str, split: str = "train", size: int | None = None,
+         device="cpu") -> ImageSet | Mixture:
+    """The data called `name` (a key of `DATASETS` or 'folder:PATH') on `device`,
+    images at `size` x `size` where given. A mixture is the same in every split."""
     check_choice("split", split, SPLITS)
-    if name.startswith("folder:"): return image_folder(name.removeprefix("folder:"), size or 64, split=split).to(device)
+    if name.startswith("folder:"):
+        return image_folder(name.removeprefix("folder:"), size or 64, split=split).to(device)
     data = DATASETS[check_choice("dataset", name, DATASETS)](split)
     if size is None: return data.to(device)
-    if not isinstance(data, ImageSet): raise ValueError(f"size={size!r} was given for {name!r}, whose samples are points, not images; leave size out (None).")
+    if not isinstance(data, ImageSet):
+        raise ValueError(f"size={size!r} was given for {name!r}, whose samples are points, "
+                         "not images; leave size out (None).")
     return data.resized(size).to(device)
