@@ -16,7 +16,7 @@ help:
 	@echo 'make reproduce        all items at scale $(SCALE) with $(SEEDS) seeds (variables: SCALE SEEDS ITEMS JOBS OUT)'
 	@echo 'make test             everything continuous integration runs'
 	@echo 'make list             the items, what they show and what they cost'
-	@echo 'make bench            ratios against hand-written and other code, into reports/bench.json (variable: PEERS, a folder of checkouts)'
+	@echo 'make bench            ratios against hand-written and other code, into reports/bench/cpu.json (variable: PEERS, a folder of checkouts)'
 	@echo 'make lab              JupyterLab in nbs/'
 	@echo 'make export           notebooks -> nats_companion/ and README.md'
 	@echo 'make clean-notebooks  strip outputs from nbs/'

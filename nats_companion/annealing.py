@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from .core import check_count, check_positive
 
-# %% ../nbs/05_annealing.ipynb #b03c7824
+# %% ../nbs/05_annealing.ipynb #8734857a
 def _positions(
     n:int, # steps in the nest, >= 1
     first:float, # weight of step 1, > 0
@@ -19,7 +19,9 @@ def _positions(
 ) -> Tensor: # (n,) float64, from 0 to 1; [0] for n = 1
     "The place of each step in its nest, after the checks every schedule makes; bad input is a `ValueError`."
     check_count("n", n); check_positive("first", first); check_positive("last", last)
-    if first < last: raise ValueError(f"first={first!r} is below last={last!r}, so the weights would grow; give first >= last, or use the schedule 'reversed'.")
+    if first < last:
+        raise ValueError(f"first={first!r} is below last={last!r}, so the weights would grow; give "
+                         "first >= last, or use the schedule 'reversed'.")
     return torch.linspace(0, 1, n, dtype=torch.float64)
 
 def _scaled(weights: Tensor, normalise: bool) -> Tensor:
@@ -37,29 +39,32 @@ def geometric(
     t = _positions(n, first, last)
     return _scaled(first * (last / first)**t, normalise)  # (N.7)
 
-# %% ../nbs/05_annealing.ipynb #a9a0ad4f
+# %% ../nbs/05_annealing.ipynb #ea6fd208
 def linear(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
     "(n,) float64 weights on a straight line from `first` to `last`; n = 1 gives `[first]`. Errors as `geometric`."
     t = _positions(n, first, last)
     return _scaled(first + (last - first) * t, normalise)
 
 def cosine(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
-    "(n,) float64 weights on half a cosine from `first` to `last`, flat at both ends; n = 1 gives `[first]`. Errors as `geometric`."
+    """(n,) float64 weights on half a cosine from `first` to `last`, flat at both ends; n = 1 gives
+    `[first]`. Errors as `geometric`."""
     t = _positions(n, first, last)
     return _scaled(last + (first - last) * (1 + torch.cos(math.pi * t)) / 2, normalise)
 
-# %% ../nbs/05_annealing.ipynb #986da089
+# %% ../nbs/05_annealing.ipynb #3c0ef84b
 def constant(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
     "(n,) float64 ones: NTS, or plain CFG. `first` and `last` change nothing. Errors as `geometric`."
     return torch.ones_like(_positions(n, first, last))
 
 def reversed(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
-    "(n,) float64: the `geometric` weights in opposite order, so they grow from `last` to `first`; n = 1 gives `[first]`. Errors as `geometric`."
+    """(n,) float64: the `geometric` weights in opposite order, so they grow from `last` to `first`;
+    n = 1 gives `[first]`. Errors as `geometric`."""
     return geometric(n, first, last, normalise).flip(0)
 
-# %% ../nbs/05_annealing.ipynb #6609ad20
+# %% ../nbs/05_annealing.ipynb #9e0cfa66
 def critic(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
-    "(n,) float64 (0, …, 0, 1): n discriminator steps for one generator step; normalised, (0, …, 0, n). `first` and `last` change nothing. Errors as `geometric`."
+    """(n,) float64 (0, …, 0, 1): n discriminator steps for one generator step; normalised,
+    (0, …, 0, n). `first` and `last` change nothing. Errors as `geometric`."""
     weights = torch.zeros_like(_positions(n, first, last))
     weights[-1] = 1
     return _scaled(weights, normalise)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .core import check_count, check_positive
 
-# %% ../nbs/06_cfg.ipynb #6ea15214
+# %% ../nbs/06_cfg.ipynb #6668ed06
 def gradient_field(discriminator: nn.Module,  # maps (B, *shape) to logits (B,)
-                   delta: Callable[[Tensor], Tensor] | None = None,  # maps logits (B,) to positive factors (B,); None means 1
+                   # maps logits (B,) to positive factors (B,); None means 1
+                   delta: Callable[[Tensor], Tensor] | None = None,
                    ) -> Callable[[Tensor], Tensor]:  # maps x (B, *shape) to δ(x)∇D(x), same shape
     "The vector field δ(x)∇D(x) of (N.3), as a function of `x`."
     def field(x: Tensor) -> Tensor:
@@ -99,9 +100,10 @@ def fresh_sweep(draw, latents, discriminator, discriminator_step, weights, field
         past.append(copy.deepcopy(discriminator))
     return replay(draw(latents), past, weights, field, eta)
 
-# %% ../nbs/06_cfg.ipynb #fc27835a
+# %% ../nbs/06_cfg.ipynb #c5aa01ab
 class Stage(NamedTuple):
-    "What one stage did: the pool's latents (N, latent), where its samples started and where they went (N, *shape), and every loss of the fit."
+    """What one stage did: the pool's latents (N, latent), where its samples started and where they
+    went (N, *shape), and every loss of the fit."""
     latents: Tensor
     start: Tensor
     moved: Tensor
@@ -117,10 +119,15 @@ def stage(generator: nn.Module, discriminator: nn.Module,
           field: Callable[[nn.Module], Callable] = gradient_field,  # what moves the samples; δ = 1 by default
           fresh: bool = False, rng: torch.Generator | None = None) -> Stage:
     "One xICFG stage (N.3, N.5, N.7): sweep the pool, then fit the generator to it."
-    check_positive("eta", eta); check_count("len(weights)", len(weights)); check_count("updates", updates); check_count("epochs", epochs)
-    if len(latents) < batch: raise ValueError(f"the pool holds {len(latents)} latents, fewer than batch={batch}; give a larger pool or a smaller batch.")
+    check_positive("eta", eta); check_count("len(weights)", len(weights))
+    check_count("updates", updates); check_count("epochs", epochs)
+    if len(latents) < batch:
+        raise ValueError(f"the pool holds {len(latents)} latents, fewer than batch={batch}; "
+                         "give a larger pool or a smaller batch.")
     @torch.no_grad()
     def draw(z): return torch.cat([generator(part) for part in z.split(batch)])
     start = draw(latents)
-    moved = (fresh_sweep if fresh else carried_sweep)(draw, latents, discriminator, discriminator_step, weights, field, eta, batch, updates, rng)
-    return Stage(latents, start, moved, torch.stack(list(approximate(generator, optimizer, latents, moved, epochs, batch, rng))))
+    swept = fresh_sweep if fresh else carried_sweep
+    moved = swept(draw, latents, discriminator, discriminator_step, weights, field, eta, batch, updates, rng)
+    fit = approximate(generator, optimizer, latents, moved, epochs, batch, rng)
+    return Stage(latents, start, moved, torch.stack(list(fit)))

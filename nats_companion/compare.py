@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from .core import check_choice, write_text
 
-# %% ../nbs/10_compare.ipynb #c24d3c02
+# %% ../nbs/10_compare.ipynb #cc55bb80
 def mean_interval(values, level: float = 0.95) -> tuple[float, float]:
     """(mean, half-width) of the t interval (M.4) of `values` (n,) at `level`; the half-width of a single value is NaN.
 
@@ -23,7 +23,7 @@ def mean_interval(values, level: float = 0.95) -> tuple[float, float]:
     if not len(y): raise ValueError("no values were given; an interval needs at least one, and two for a width.")
     if not 0 < level < 1: raise ValueError(f"level={level!r} is not allowed; give a number between 0 and 1, such as 0.95.")
     if len(y) == 1: return float(y[0]), math.nan
-    if (y == y[0]).all(): return float(y[0]), 0.0             # scipy warns of a variance of 0
+    if np.ptp(y) <= 1e-12*np.abs(y).max(): return float(y.mean()), 0.0     # equal to rounding; scipy warns of that
     bounds = ttest_1samp(y, 0).confidence_interval(level)     # (M.4)
     return float(y.mean()), float(bounds.high - bounds.low)/2
 

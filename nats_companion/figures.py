@@ -23,40 +23,53 @@ from PIL import Image
 from .core import atomic_path, check_choice
 from .compare import mean_interval
 
-# %% ../nbs/12_figures.ipynb #6297c0d5
+# %% ../nbs/12_figures.ipynb #1391cd4f
 COLUMN = 3.4  # inches: the width of a column in the usual two-column layouts
 
 def use_style() -> None:
     "Set seaborn's and matplotlib's defaults for all figures that follow in this process."
     sns.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc={
-        "figure.figsize": (COLUMN, 2.4), "figure.dpi": 150, "figure.constrained_layout.use": True, "figure.facecolor": "white",
-        "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.title_fontsize": 7,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.grid": True, "axes.grid.axis": "y", "grid.linewidth": 0.4, "grid.color": "0.9",
-        "lines.linewidth": 1.4, "lines.markersize": 4, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.frameon": False})
+        "figure.figsize": (COLUMN, 2.4), "figure.dpi": 150, "figure.facecolor": "white",
+        "figure.constrained_layout.use": True,
+        "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
+        "xtick.labelsize": 7, "ytick.labelsize": 7,
+        "legend.fontsize": 7, "legend.title_fontsize": 7, "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
+        "axes.grid": True, "axes.grid.axis": "y", "grid.linewidth": 0.4, "grid.color": "0.9",
+        "lines.linewidth": 1.4, "lines.markersize": 4,
+        "xtick.major.width": 0.6, "ytick.major.width": 0.6})
 
-# %% ../nbs/12_figures.ipynb #3bc70bdf
-OKABE_ITO = dict(blue="#0072B2", sky="#56B4E9", green="#009E73", vermillion="#D55E00", orange="#E69F00", purple="#CC79A7", black="#000000", yellow="#F0E442")
-SCHEME_COLOURS = {"CTS": OKABE_ITO["blue"], "CTS-5": OKABE_ITO["sky"], "NTS": OKABE_ITO["green"], "NATS": OKABE_ITO["vermillion"],
-                  "CFG": OKABE_ITO["purple"], "annealed CFG": OKABE_ITO["black"], "reversed": OKABE_ITO["orange"]}
-SCHEME_MARKERS = {"CTS": "s", "CTS-5": "D", "NTS": "^", "NATS": "o", "CFG": "v", "annealed CFG": "P", "reversed": "X"}
+# %% ../nbs/12_figures.ipynb #5627eba5
+OKABE_ITO = dict(blue="#0072B2", sky="#56B4E9", green="#009E73", vermillion="#D55E00",
+                 orange="#E69F00", purple="#CC79A7", black="#000000", yellow="#F0E442")
+SCHEME_COLOURS = {"CTS": OKABE_ITO["blue"], "CTS-5": OKABE_ITO["sky"], "NTS": OKABE_ITO["green"],
+                  "NATS": OKABE_ITO["vermillion"], "CFG": OKABE_ITO["purple"],
+                  "annealed CFG": OKABE_ITO["black"], "reversed": OKABE_ITO["orange"]}
+SCHEME_MARKERS = {"CTS": "s", "CTS-5": "D", "NTS": "^", "NATS": "o", "CFG": "v",
+                  "annealed CFG": "P", "reversed": "X"}
 
+# %% ../nbs/12_figures.ipynb #a14d137e
 def appearance(
     names:Iterable[str], # schemes or anything else that is compared, in order
 ) -> dict[str, dict]: # name -> dict(color=…, marker=…), keywords of matplotlib
-    "One colour and marker per name: those of the scheme of that name, or what no scheme among `names` uses."
+    """One colour and marker per name: those of the scheme of that name, or what no scheme among
+    `names` uses."""
     names = list(dict.fromkeys(names))
     taken = [n for n in names if n in SCHEME_COLOURS]
-    colours = [c for c in OKABE_ITO.values() if c not in [SCHEME_COLOURS[n] for n in taken]] + sns.color_palette("husl", len(names)).as_hex()
-    markers = [m for m in "os^Dv*PX<>hpd" if m not in [SCHEME_MARKERS[n] for n in taken]] + ["o"] * len(names)
+    colours = [c for c in OKABE_ITO.values() if c not in [SCHEME_COLOURS[n] for n in taken]]
+    markers = [m for m in "os^Dv*PX<>hpd" if m not in [SCHEME_MARKERS[n] for n in taken]]
+    colours += sns.color_palette("husl", len(names)).as_hex()   # for when the palette is used up
+    markers += ["o"] * len(names)
     free = iter(zip(colours, markers))
     pairs = {n: (SCHEME_COLOURS[n], SCHEME_MARKERS[n]) if n in taken else next(free) for n in names}
     return {n: dict(color=c, marker=m) for n, (c, m) in pairs.items()}
 
-# %% ../nbs/12_figures.ipynb #0185c900
+# %% ../nbs/12_figures.ipynb #7b0da5e1
 PNG_LIMIT = 200_000  # bytes
 
 def save(figure: Figure, folder, name: str) -> Path:
-    "Write `folder`/`name`.png and .svg atomically and return the path of the PNG; the same figure gives the same bytes."
+    """Write `folder`/`name`.png and .svg atomically and return the path of the PNG; the same figure
+    gives the same bytes."""
     path = Path(folder)/f"{name}.png"
     options = dict(bbox_inches="tight", pad_inches=0.04, facecolor="white")
     with plt.rc_context({"svg.hashsalt": name}), atomic_path(path.with_suffix(".svg")) as tmp:
@@ -70,29 +83,39 @@ def save(figure: Figure, folder, name: str) -> Path:
             if tmp.stat().st_size <= PNG_LIMIT: break
     return path
 
-# %% ../nbs/12_figures.ipynb #b234ba47
+# %% ../nbs/12_figures.ipynb #802e78e0
 def plain_logs(figure: Figure) -> None:
-    "Give log axes of `figure` that span at most four decades plain numbers, the more of them the fewer the decades; axes with ticks of their own are left alone."
+    """Give log axes of `figure` that span at most four decades plain numbers, the more of them the
+    fewer the decades; axes with ticks of their own are left alone."""
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
-        if axis.get_scale() != "log" or not isinstance(axis.get_major_locator(), LogLocator): continue
+        own_ticks = not isinstance(axis.get_major_locator(), LogLocator)
+        if axis.get_scale() != "log" or own_ticks: continue
         low, high = sorted(axis.get_view_interval())
         decades = math.log10(high / low)
         if decades > 4 or low < 1e-4 or high > 1e6: continue
-        axis.set_major_locator(LogLocator(subs=(1,) if decades > 2 else (1, 2, 5) if decades > 0.85 else (1, 1.5, 2, 3, 4, 5, 6, 8)))
+        axis.set_major_locator(LogLocator(subs=_ticks_of_a_decade(decades)))
         axis.set_major_formatter("{x:,.6g}"); axis.set_minor_formatter(NullFormatter())
 
+def _ticks_of_a_decade(decades: float) -> tuple[float, ...]:
+    "Multiples of each power of ten that an axis of so many `decades` has room for."
+    if decades > 2: return (1,)
+    return (1, 2, 5) if decades > 0.85 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+
+# %% ../nbs/12_figures.ipynb #599ff133
 def stamp(figure: Figure, text: str) -> Figure:
-    "Put `text` (scale, seeds, budget, device, commit) under the figure, wrapped to its width, overlapping nothing."
+    """Put `text` (scale, seeds, budget, device, commit) under the figure, wrapped to its width,
+    overlapping nothing."""
     for old in [t for t in figure.texts if t.get_gid() == "stamp"]: old.remove()
     plain_logs(figure)
-    figure.draw_without_rendering()                              # settles the layout
+    figure.draw_without_rendering()                        # settles the layout
     width, height = figure.get_size_inches()
-    bottom = min(0, figure.get_tightbbox().y0) / height          # what sticks out below the figure counts
-    lines = textwrap.fill(text, max(20, int(22 * width)))        # 6 point type: about 22 letters to the inch
-    figure.text(0.01, bottom - 0.04/height, lines, va="top", ha="left", fontsize=6, color="0.45", gid="stamp")
+    bottom = min(0, figure.get_tightbbox().y0) / height    # what sticks out below the figure counts
+    lines = textwrap.fill(text, max(20, int(22 * width)))  # at 6 points about 22 letters an inch
+    figure.text(0.01, bottom - 0.04/height, lines, va="top", ha="left", fontsize=6, color="0.45",
+                gid="stamp")
     return figure
 
-# %% ../nbs/12_figures.ipynb #48513f14
+# %% ../nbs/12_figures.ipynb #13fecf8f
 def plot_weights(
     schedules:Mapping[str, Sequence], # name -> weights (n,); names of schemes keep their colours
     ax:Axes|None=None, # drawn on, or new
@@ -103,22 +126,32 @@ def plot_weights(
         weights = np.asarray(schedules[name], float)
         ax.plot(np.arange(1, len(weights) + 1), weights, label=name, **look)
     longest = max(len(w) for w in schedules.values())
-    ax.set(xlabel="step $m$ of the nest", ylabel="weight $w_m$", ylim=(0, None), xticks=range(1, longest + 1, max(1, round(longest / 7))))
+    ticks = range(1, longest + 1, max(1, round(longest / 7)))
+    ax.set(xlabel="step $m$ of the nest", ylabel="weight $w_m$", ylim=(0, None), xticks=ticks)
     if len(schedules) > 1: ax.legend()
     return ax
 
-# %% ../nbs/12_figures.ipynb #3060a32d
-def intervals(frame: pd.DataFrame, by: str | list[str], y: str, level: float = 0.95) -> pd.DataFrame:
-    "One row per group of `by`, in order of appearance: columns `by`, and for the finite values of column `y` mean and half_width (NaN for one run); runs counts them all, failed those that are not finite."
+# %% ../nbs/12_figures.ipynb #3b2ea162
+def intervals(frame: pd.DataFrame, by: str | list[str], y: str,
+              level: float = 0.95) -> pd.DataFrame:
+    """One row per group of `by`, in order of appearance: columns `by`, and for the finite values of
+    column `y` mean and half_width (NaN for one run); runs counts them all, failed those that are
+    not finite."""
     by = [by] if isinstance(by, str) else list(by)
     for column in [*by, y]: check_choice("column", column, frame.columns)
     def row(key, values):
         finite = values[np.isfinite(values)]
         mean, half = mean_interval(finite, level) if len(finite) else (np.nan, np.nan)
-        return dict(zip(by, key)) | dict(mean=mean, half_width=half, runs=len(values), failed=len(values) - len(finite))
+        found = dict(mean=mean, half_width=half, runs=len(values), failed=len(values) - len(finite))
+        return dict(zip(by, key)) | found
     return pd.DataFrame([row(key, values) for key, values in frame.groupby(by, sort=False)[y]])
 
-# %% ../nbs/12_figures.ipynb #50f3e55d
+# %% ../nbs/12_figures.ipynb #0e95e73d
+def _legend_above(ax: Axes, entries: int, **options) -> None:
+    "A legend in one row (four columns at most) above the axes, where it covers no data."
+    ax.legend(ncols=min(entries, 4), loc="lower center", bbox_to_anchor=(0.5, 1),
+              columnspacing=1.2, **options)
+
 def plot_lines(
     frame:pd.DataFrame, # one row per run
     x:str, # column of numbers
@@ -132,19 +165,27 @@ def plot_lines(
     summary = intervals(frame, [by, x], y, level)
     for name, look in appearance(frame[by]).items():
         line, runs = summary[summary[by] == name].sort_values(x), frame[frame[by] == name]
-        ax.fill_between(line[x], line["mean"] - line.half_width, line["mean"] + line.half_width, color=look["color"], alpha=0.12, lw=0)
+        low, high = line["mean"] - line.half_width, line["mean"] + line.half_width
+        ax.fill_between(line[x], low, high, color=look["color"], alpha=0.12, lw=0)
         ax.scatter(runs[x], runs[y], s=4, color=look["color"], alpha=0.5, lw=0)
         ax.plot(line[x], line["mean"], label=name, **look)
     ax.set(xlabel=x, ylabel=y)
-    if frame[x].nunique() <= 8: ax.set_xticks(sorted(frame[x].unique()))  # few values: a tick for each
+    if frame[x].nunique() <= 8: ax.set_xticks(sorted(frame[x].unique()))    # one for each
     if frame[by].nunique() > 1: _legend_above(ax, frame[by].nunique())
     return ax
 
-def _legend_above(ax: Axes, entries: int, **options) -> None:
-    "A legend in one row (four columns at most) above the axes, where it covers no data."
-    ax.legend(ncols=min(entries, 4), loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1.2, **options)
+# %% ../nbs/12_figures.ipynb #fb11f646
+def _dots(ax: Axes, place: float, aside: float, runs: pd.Series, row: dict, look: dict) -> None:
+    """One group of `plot_dots`: `runs` to the left of `place` by `aside`, mean and interval of
+    `row` at it."""
+    ax.scatter([place - aside] * len(runs), runs, s=6, color=look["color"], alpha=0.5, lw=0)
+    ax.errorbar(place, row["mean"], row["half_width"], ls="", capsize=2, elinewidth=1, capthick=1,
+                **look)
+    if row["failed"]:
+        ax.text(place, 0.02, f"{row['failed']} failed", transform=ax.get_xaxis_transform(),
+                rotation=90, ha="center", va="bottom", fontsize="x-small", color=look["color"])
 
-# %% ../nbs/12_figures.ipynb #6e61db31
+# %% ../nbs/12_figures.ipynb #b2fc6d9a
 def plot_dots(
     frame:pd.DataFrame, # one row per run
     x:str, # column of names
@@ -153,20 +194,24 @@ def plot_dots(
     ax:Axes|None=None, # drawn on, or new
     level:float=0.95, # of the interval
 ) -> Axes:
-    "Means over seeds with t-interval whiskers; every run is a small dot to the left of its mean, and runs that failed are counted at the foot."
+    """Means over seeds with t-interval whiskers; every run is a small dot to the left of its mean,
+    and runs that failed are counted at the foot."""
     if ax is None: _, ax = plt.subplots()
     by = by or x
-    places, looks = {name: i for i, name in enumerate(dict.fromkeys(frame[x]))}, appearance(frame[by])
-    shifts = dict.fromkeys(looks, 0.0) if by == x else dict(zip(looks, (np.arange(len(looks)) - (len(looks) - 1)/2) * 0.8/len(looks)))
-    aside = 0.08 if by == x else 0.25/len(looks)
+    places = {name: i for i, name in enumerate(dict.fromkeys(frame[x]))}
+    looks = appearance(frame[by])
+    n = len(looks)                                          # side by side at each place, if not one
+    if by == x: shifts, aside = dict.fromkeys(looks, 0.0), 0.08
+    else: shifts, aside = dict(zip(looks, (np.arange(n) - (n - 1)/2) * 0.8/n)), 0.25/n
     for row in intervals(frame, list(dict.fromkeys([x, by])), y, level).to_dict("records"):
         look, place = looks[row[by]], places[row[x]] + shifts[row[by]]
         runs = frame[(frame[x] == row[x]) & (frame[by] == row[by])][y]
-        ax.scatter([place - aside] * len(runs), runs, s=6, color=look["color"], alpha=0.5, lw=0)
-        ax.errorbar(place, row["mean"], row["half_width"], ls="", capsize=2, elinewidth=1, capthick=1, **look)
-        if row["failed"]: ax.text(place, 0.02, f"{row['failed']} failed", transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="bottom", fontsize="x-small", color=look["color"])
-    ax.set(xlabel=x, ylabel=y, xticks=list(places.values()), xticklabels=list(places), xlim=(-0.5, len(places) - 0.5))
-    if by != x: _legend_above(ax, len(looks), handles=[plt.Line2D([], [], ls="", label=name, **look) for name, look in looks.items()])
+        _dots(ax, place, aside, runs, row, look)
+    ax.set(xlabel=x, ylabel=y, xticks=list(places.values()), xticklabels=list(places),
+           xlim=(-0.5, len(places) - 0.5))
+    if by != x:
+        keys = [plt.Line2D([], [], ls="", label=name, **look) for name, look in looks.items()]
+        _legend_above(ax, n, handles=keys)
     return ax
 
 # %% ../nbs/12_figures.ipynb #357782d6
@@ -184,29 +229,44 @@ def tile(
         sheet[top:top + h, left:left + w] = image
     return sheet
 
-# %% ../nbs/12_figures.ipynb #20ed234f
-def _canvas(sheet: np.ndarray, ax: Axes | None, columns: int, rows: int, row_titles, column_titles, room: float = 0.1) -> Axes:
-    "Axes (new ones fit the sheet and have `room` inches more) without ticks, with titles beside the rows and above the columns."
-    height, width = sheet.shape[:2]
-    if new := ax is None: _, ax = plt.subplots(figsize=(COLUMN, COLUMN * height / width + room))
-    for name, titles, count in (("row_titles", row_titles, rows), ("column_titles", column_titles, columns)):
-        if titles is not None and len(titles) != count: raise ValueError(f"{name} has {len(titles)} entries for {count} {name.split('_')[0]}s; give one for each, or None.")
-    ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False); ax.tick_params(length=0, pad=2)
-    if row_titles is not None: ax.set_yticks((np.arange(rows) + 0.5) * height / rows - 0.5, row_titles)
-    if new and row_titles is not None:                           # what they take in width, the figure gives up in height
-        ax.figure.draw_without_rendering()
-        beside = max(label.get_window_extent().width for label in ax.get_yticklabels()) / ax.figure.dpi
-        ax.figure.set_figheight(max(0.3, COLUMN - beside) * height / width + room)
-    if column_titles is not None:
-        ax.xaxis.tick_top(); ax.tick_params(axis="x", length=0, pad=1); ax.set_xticks((np.arange(columns) + 0.5) * width / columns - 0.5, column_titles)
-    return ax
+# %% ../nbs/12_figures.ipynb #5d281db1
+def _check_titles(kind: str, titles, count: int) -> None:
+    "A number of titles other than `count` is a `ValueError`; none at all is allowed."
+    if titles is None or len(titles) == count: return
+    raise ValueError(f"{kind}_titles has {len(titles)} entries for {count} {kind}s; give one for "
+                     "each, or None.")
 
 def _stacked(x: torch.Tensor) -> np.ndarray:
     "(N, C, H, W) tensor -> (N, H, W, C) array, after a check of its shape."
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"images of shape {tuple(x.shape)} cannot be shown; give (N, C, H, W) with C = 1 or 3.")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"images of shape {tuple(x.shape)} cannot be shown; give (N, C, H, W) "
+                         "with C = 1 or 3.")
     return x.detach().cpu().permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/12_figures.ipynb #d39dd32a
+# %% ../nbs/12_figures.ipynb #c617a3e7
+def _canvas(sheet: np.ndarray, ax: Axes | None, columns: int, rows: int, row_titles, column_titles,
+            room: float = 0.1) -> Axes:
+    """Axes (new ones fit the sheet and have `room` inches more) without ticks, with titles beside
+    the rows and above the columns."""
+    height, width = sheet.shape[:2]
+    new = ax is None
+    if new: _, ax = plt.subplots(figsize=(COLUMN, COLUMN * height / width + room))
+    _check_titles("row", row_titles, rows); _check_titles("column", column_titles, columns)
+    ax.set(xticks=[], yticks=[]); ax.grid(False)
+    ax.spines[:].set_visible(False); ax.tick_params(length=0, pad=2)
+    middles = lambda count, length: (np.arange(count) + 0.5) * length / count - 0.5     # in pixels
+    if row_titles is not None: ax.set_yticks(middles(rows, height), row_titles)
+    if new and row_titles is not None:      # what they take in width, the figure gives up in height
+        ax.figure.draw_without_rendering()
+        widest = max(label.get_window_extent().width for label in ax.get_yticklabels())
+        beside = widest / ax.figure.dpi
+        ax.figure.set_figheight(max(0.3, COLUMN - beside) * height / width + room)
+    if column_titles is not None:
+        ax.xaxis.tick_top(); ax.tick_params(axis="x", length=0, pad=1)
+        ax.set_xticks(middles(columns, width), column_titles)
+    return ax
+
+# %% ../nbs/12_figures.ipynb #37c23e99
 def plot_images(
     images:torch.Tensor, # (N, C, H, W), float in [-1, 1] or uint8; C = 1 or 3
     columns:int|None=None, # images per row; a square grid if not given
@@ -219,57 +279,76 @@ def plot_images(
     pixels = pixels / 255 if images.dtype == torch.uint8 else np.clip((pixels + 1) / 2, 0, 1)
     columns = columns or math.ceil(math.sqrt(len(pixels)))
     sheet = tile(pixels, columns)
-    ax = _canvas(sheet, ax, columns, math.ceil(len(pixels) / columns), row_titles, column_titles)
-    ax.imshow(sheet if sheet.shape[2] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    rows = math.ceil(len(pixels) / columns)
+    ax = _canvas(sheet, ax, columns, rows, row_titles, column_titles)
+    if sheet.shape[2] == 1: sheet = sheet[..., 0]
+    ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     return ax
 
-# %% ../nbs/12_figures.ipynb #95f7ee02
+# %% ../nbs/12_figures.ipynb #b777d3c7
 def plot_points(
     x:torch.Tensor, # (N, 2)
     mixture=None, # the true density beneath, where given: a `Mixture` in two dimensions
     ax:Axes|None=None, # drawn on, or new
     colour:str=OKABE_ITO["vermillion"], # of the points
-    limit:float|None=None, # axes go from -limit to limit; fitted to the mixture, else to x, if not given
+    # axes go from -limit to limit; fitted to the mixture, else to x, if not given
+    limit:float|None=None,
 ) -> Axes:
     "Points of the plane over the density they should have."
-    if x.ndim != 2 or x.shape[1] != 2: raise ValueError(f"points of shape {tuple(x.shape)} cannot be shown; give (N, 2).")
+    if x.ndim != 2 or x.shape[1] != 2:
+        raise ValueError(f"points of shape {tuple(x.shape)} cannot be shown; give (N, 2).")
     if ax is None: _, ax = plt.subplots(figsize=(COLUMN * 0.7, COLUMN * 0.7))
     x = x.detach().cpu()
     anchors = x if mixture is None else mixture.modes.cpu()
     limit = limit or 1.25 * anchors.abs().max().item()
     if mixture is not None: _contours(mixture, ax, limit)
     ax.scatter(*x.T, s=3, color=colour, alpha=min(1.0, 0.2 + 100 / len(x)), lw=0, rasterized=True)
-    outside = (~(x.abs() <= limit).all(1)).sum().item()                           # NaN is outside as well
-    if outside: ax.text(0.98, 0.02, f"{outside} outside", transform=ax.transAxes, ha="right", fontsize=6)
-    ax.set(xlabel="$x_1$", ylabel="$x_2$", xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal"); ax.grid(False)
+    outside = (~(x.abs() <= limit).all(1)).sum().item()     # NaN is outside as well
+    if outside:
+        ax.text(0.98, 0.02, f"{outside} outside", transform=ax.transAxes, ha="right", fontsize=6)
+    frame = (-limit, limit)
+    ax.set(xlabel="$x_1$", ylabel="$x_2$", xlim=frame, ylim=frame, aspect="equal")
+    ax.grid(False)
     return ax
 
+# %% ../nbs/12_figures.ipynb #73000aa1
 def _contours(mixture, ax: Axes, limit: float, resolution: int = 250) -> None:
-    "Filled contours of the density, at the heights a round mode has at 3, 2 and 1 standard deviations."
+    """Filled contours of the density, at the heights a round mode has at 3, 2 and 1 standard
+    deviations."""
     side = torch.linspace(-limit, limit, resolution)
-    density = mixture.to("cpu").log_density(torch.cartesian_prod(side, side)).reshape(resolution, resolution).T.exp()  # rows are x_2
+    density = mixture.to("cpu").log_density(torch.cartesian_prod(side, side))
+    density = density.reshape(resolution, resolution).T.exp()       # rows are x_2
     heights = density.max() * torch.tensor([math.exp(-k*k/2) for k in (3, 2, 1, 0)])
-    ax.contourf(side, side, density, levels=heights.tolist(), colors=["0.92", "0.82", "0.7"], extend="max")
+    greys = ["0.92", "0.82", "0.7"]
+    ax.contourf(side, side, density, levels=heights.tolist(), colors=greys, extend="max")
 
-# %% ../nbs/12_figures.ipynb #8123f42f
+# %% ../nbs/12_figures.ipynb #0240dc0a
 def plot_field(
     x:torch.Tensor, # (N, 2) points, or (N, C, H, W) images
     gradient:torch.Tensor, # at x, of the same shape
     ax:Axes|None=None, # drawn on, or new
     **options, # of `plot_arrows` or `plot_maps`
 ) -> Axes:
-    "The direction in which a discriminator moves each sample: arrows for points, signed maps for images."
-    if x.shape != gradient.shape: raise ValueError(f"x and gradient must have one shape, not {tuple(x.shape)} and {tuple(gradient.shape)}.")
-    return plot_arrows(x, gradient, ax, **options) if x.ndim == 2 else plot_maps(gradient, ax=ax, **options)
+    """The direction in which a discriminator moves each sample: arrows for points, signed maps for
+    images."""
+    if x.shape != gradient.shape:
+        raise ValueError(f"x and gradient must have one shape, not {tuple(x.shape)} and "
+                         f"{tuple(gradient.shape)}.")
+    if x.ndim == 2: return plot_arrows(x, gradient, ax, **options)
+    return plot_maps(gradient, ax=ax, **options)
 
-def plot_arrows(x: torch.Tensor, gradient: torch.Tensor, ax: Axes | None = None, mixture=None, limit: float | None = None) -> Axes:
-    "An arrow at each of x (N, 2) along `gradient` (N, 2); the longest is a tenth of the axes' length."
+# %% ../nbs/12_figures.ipynb #2777151a
+def plot_arrows(x: torch.Tensor, gradient: torch.Tensor, ax: Axes | None = None, mixture=None,
+                limit: float | None = None) -> Axes:
+    """An arrow at each of x (N, 2) along `gradient` (N, 2); the longest is a tenth of the axes'
+    length."""
     ax = plot_points(x, mixture, ax, colour="0.4", limit=limit)
     (u, v), longest = gradient.detach().cpu().T, gradient.norm(dim=1).max().item()
-    ax.quiver(*x.detach().cpu().T, u, v, angles="xy", scale_units="width", scale=10 * (longest or 1.0), width=0.005, color=OKABE_ITO["blue"], zorder=3)
+    ax.quiver(*x.detach().cpu().T, u, v, angles="xy", scale_units="width",
+              scale=10 * (longest or 1.0), width=0.005, color=OKABE_ITO["blue"], zorder=3)
     return ax
 
-# %% ../nbs/12_figures.ipynb #65963fd2
+# %% ../nbs/12_figures.ipynb #9e7efaa1
 def plot_maps(
     gradient:torch.Tensor, # (N, C, H, W)
     columns:int|None=None, # maps per row; a square grid if not given
@@ -279,14 +358,17 @@ def plot_maps(
     ax:Axes|None=None, # drawn on, or new
 ) -> Axes:
     "Signed maps, red above 0 and blue below, in a tidy grid with a colour bar."
-    maps = _stacked(gradient).mean(-1, keepdims=True)                                          # (N, H, W, 1)
+    maps = _stacked(gradient).mean(-1, keepdims=True)               # (N, H, W, 1)
     peaks = np.abs(maps).max((1, 2, 3), keepdims=True)
     limit = 1.0 if each else float(peaks.max()) or 1.0
     if each: maps = maps / np.where(peaks > 0, peaks, 1)
     columns = columns or math.ceil(math.sqrt(len(maps)))
     sheet = tile(maps, columns, fill=np.nan)[..., 0]
-    ax = _canvas(sheet, ax, columns, math.ceil(len(maps) / columns), row_titles, column_titles, room=0.5)
+    rows = math.ceil(len(maps) / columns)
+    ax = _canvas(sheet, ax, columns, rows, row_titles, column_titles, room=0.5)
     shown = ax.imshow(sheet, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    bar = ax.figure.colorbar(shown, ax=ax, location="bottom", shrink=0.5, aspect=30, pad=0.02, ticks=[-limit, 0, limit], format="%.2g")
-    bar.outline.set_visible(False); bar.set_label("gradient / its largest value" if each else "gradient", labelpad=0)
+    bar = ax.figure.colorbar(shown, ax=ax, location="bottom", shrink=0.5, aspect=30, pad=0.02,
+                             ticks=[-limit, 0, limit], format="%.2g")
+    bar.outline.set_visible(False)
+    bar.set_label("gradient / its largest value" if each else "gradient", labelpad=0)
     return ax

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-# %% ../nbs/03_losses.ipynb #44d6b686
+# %% ../nbs/03_losses.ipynb #dace4f49
 @dataclass(frozen=True)
 class GANLoss:
     "A pair of losses on logits, real (B,) and fake (B',), to be minimised, with the factor of (N.8)."
     name: str                                          # as in `LOSSES`
     discriminator: Callable[[Tensor, Tensor], Tensor]  # (real_logits, fake_logits) -> scalar
     generator: Callable[[Tensor, Tensor], Tensor]      # (real_logits, fake_logits) -> scalar
-    field: Callable[..., Tensor]                       # fake_logits (B',) -> h (B',) = -d ell_G/dD  (N.8); a relativistic one takes (real_logits, fake_logits)
-    lipschitz: bool = False                            # does the discriminator loss need a Lipschitz constraint to have a minimum?
+    field: Callable[..., Tensor]                       # fake_logits (B',) -> h (B',) = -d ell_G/dD  (N.8);
+                                                       # a relativistic one takes (real_logits, fake_logits)
+    lipschitz: bool = False                            # must D be Lipschitz for its loss to have a minimum?
     relativistic: bool = False                         # does the generator loss depend on the real logits?
 
 # %% ../nbs/03_losses.ipynb #a993f85f
@@ -60,43 +61,54 @@ def linear_generator(real: Tensor, fake: Tensor) -> Tensor:
     "-E D: the generator of WGAN, of hinge, and of CFG with delta = 1 (N.3); scalar."
     return -fake.mean()
 
-# %% ../nbs/03_losses.ipynb #e3de137b
+# %% ../nbs/03_losses.ipynb #c2300805
 def paired(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    "The mean of `loss` over the differences of each real logit (B,) and the fake logit (B,) beside it; unequal batches are a `ValueError`."
+    """The mean of `loss` over the differences of each real logit (B,) and the fake logit (B,) beside
+    it; unequal batches are a `ValueError`."""
     def pair_loss(real: Tensor, fake: Tensor) -> Tensor:
-        if real.shape != fake.shape: raise ValueError(f"real logits of shape {tuple(real.shape)} and fake ones of shape {tuple(fake.shape)} cannot be paired; give batches of equal size.")
+        if real.shape != fake.shape:
+            raise ValueError(f"real logits of shape {tuple(real.shape)} and fake ones of shape "
+                             f"{tuple(fake.shape)} cannot be paired; give batches of equal size.")
         return loss(real - fake).mean()
     return pair_loss
 
-def averaged(on_real: Callable[[Tensor], Tensor], on_fake: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    "The mean of `on_real` of real logits (B,) above the mean fake logit, plus that of `on_fake` of fake logits (B',) above the mean real logit."
+def averaged(on_real: Callable[[Tensor], Tensor],
+             on_fake: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The mean of `on_real` of real logits (B,) above the mean fake logit, plus that of `on_fake` of
+    fake logits (B',) above the mean real logit."""
     return lambda real, fake: on_real(real - fake.mean()).mean() + on_fake(fake - real.mean()).mean()
 
 def swapped(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     "`loss` with the roles of real and fake exchanged: the generator's side of a relativistic game."
     return lambda real, fake: loss(fake, real)
 
-# %% ../nbs/03_losses.ipynb #ca2e7a0d
+# %% ../nbs/03_losses.ipynb #30e934d1
 relativistic_logistic = paired(lambda t: softplus(-t))
 relativistic_triplet = paired(lambda t: relu(1 - t))                                                # a margin of 1
 average_logistic = averaged(lambda t: softplus(-t), softplus)
 average_least_squares = averaged(lambda t: (t - 1).square(), lambda t: (t + 1).square())
 average_hinge = averaged(lambda t: relu(1 - t), lambda t: relu(1 + t))
 
-def average_field(on_fake: Callable[[Tensor], Tensor], on_real: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def average_field(on_fake: Callable[[Tensor], Tensor],
+                  on_real: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     "h of a swapped average loss: each fake logit moves its own term and, through the mean, all the real ones alike."
     return lambda real, fake: on_fake(fake - real.mean()) + on_real(real - fake.mean()).mean()      # (N.8)
 
-# %% ../nbs/03_losses.ipynb #f10274e1
+# %% ../nbs/03_losses.ipynb #51a01b30
 LOSSES = {loss.name: loss for loss in (
     GANLoss("gan", logistic_discriminator, nonsaturating_generator, lambda fake: torch.sigmoid(-fake)),          # (N.8)
     GANLoss("gan-saturating", logistic_discriminator, saturating_generator, lambda fake: torch.sigmoid(fake)),   # (N.8)
     GANLoss("lsgan", least_squares_discriminator, least_squares_generator, lambda fake: 2 * (1 - fake)),         # (N.8)
     GANLoss("wgan", wasserstein_discriminator, linear_generator, torch.ones_like, lipschitz=True),               # (N.8)
     GANLoss("hinge", hinge_discriminator, linear_generator, torch.ones_like),                                    # (N.8)
-    GANLoss("cfg", logistic_discriminator, linear_generator, torch.ones_like),                                   # (N.8), delta = 1 of (N.3)
-    GANLoss("rsgan", relativistic_logistic, swapped(relativistic_logistic), lambda real, fake: torch.sigmoid(real - fake), relativistic=True),
-    GANLoss("rasgan", average_logistic, swapped(average_logistic), average_field(lambda t: torch.sigmoid(-t), torch.sigmoid), relativistic=True),
-    GANLoss("ralsgan", average_least_squares, swapped(average_least_squares), average_field(lambda t: 2 * (1 - t), lambda t: 2 * (1 + t)), relativistic=True),
-    GANLoss("rahinge", average_hinge, swapped(average_hinge), average_field(lambda t: (t < 1).to(t), lambda t: (t > -1).to(t)), relativistic=True),
-    GANLoss("triplet", relativistic_triplet, swapped(relativistic_triplet), lambda real, fake: (fake - real < 1).to(fake), relativistic=True))}
+    GANLoss("cfg", logistic_discriminator, linear_generator, torch.ones_like),  # (N.8), delta = 1 of (N.3)
+    GANLoss("rsgan", relativistic_logistic, swapped(relativistic_logistic),
+            lambda real, fake: torch.sigmoid(real - fake), relativistic=True),
+    GANLoss("rasgan", average_logistic, swapped(average_logistic),
+            average_field(lambda t: torch.sigmoid(-t), torch.sigmoid), relativistic=True),
+    GANLoss("ralsgan", average_least_squares, swapped(average_least_squares),
+            average_field(lambda t: 2 * (1 - t), lambda t: 2 * (1 + t)), relativistic=True),
+    GANLoss("rahinge", average_hinge, swapped(average_hinge),
+            average_field(lambda t: (t < 1).to(t), lambda t: (t > -1).to(t)), relativistic=True),
+    GANLoss("triplet", relativistic_triplet, swapped(relativistic_triplet),
+            lambda real, fake: (fake - real < 1).to(fake), relativistic=True))}

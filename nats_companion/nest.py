@@ -25,9 +25,10 @@ def descent(generator_loss: Callable[[Tensor], Tensor],  # maps samples (B, *sha
             return -len(x)*torch.autograd.grad(generator_loss(x), x)[0]  # (N.8)
     return field
 
-# %% ../nbs/07_nest.ipynb #ace46351
+# %% ../nbs/07_nest.ipynb #81eaae87
 def nested_gradients(nest: "Nest", discriminator_step, generator_loss) -> Iterator[Tensor]:
-    "For each w_m: one discriminator update, then w_m ∇_θ ℓ_G(D_m(G_θ(z_m))) is added to the generator's `.grad`; yield ℓ_G."
+    """For each w_m: one discriminator update, then w_m ∇_θ ℓ_G(D_m(G_θ(z_m))) is added to the
+    generator's `.grad`; yield ℓ_G."""
     for weight in nest.weights:
         discriminator_step(nest.fakes())  # makes D_m
         if weight == 0: continue
@@ -49,22 +50,26 @@ def sequential(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
         losses.append(loss)
     return torch.stack(losses)
 
-# %% ../nbs/07_nest.ipynb #15f4580b
+# %% ../nbs/07_nest.ipynb #ddf6c4ca
 def flow(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
     "A pool of samples moves along -η w_m ∇ₓ ℓ_G(D_m(x)) (N.7, N.8), then the generator regresses onto it (N.5)."
-    return stage(nest.generator, None, discriminator_step, nest.optimizer, nest.latents(nest.pool), nest.weights, nest.eta,
-                 nest.batch, nest.updates, nest.epochs, field=lambda _: descent(generator_loss), rng=nest.rng).fit
+    return stage(nest.generator, None, discriminator_step, nest.optimizer, nest.latents(nest.pool),
+                 nest.weights, nest.eta, nest.batch, nest.updates, nest.epochs,
+                 field=lambda _: descent(generator_loss), rng=nest.rng).fit
 
 READINGS = {"accumulate": accumulate, "sequential": sequential, "flow": flow}
 
-# %% ../nbs/07_nest.ipynb #f9ad58b7
+# %% ../nbs/07_nest.ipynb #245c85d7
 @dataclass
 class Nest:
     """The nested training scheme around any GAN. Call it with your two closures; each call is one outer iteration.
 
-    `discriminator_step(fake)` draws real data and updates your discriminator once on fakes (B, *shape), which carry no graph.
-    `generator_loss(fake)` returns your generator loss, a mean over the batch, for fakes that may carry a graph.
-    The call returns the losses of the generator's updates: ℓ_G of each w_m > 0, or of each regression step for `flow`."""
+    `discriminator_step(fake)` draws real data and updates your discriminator once on fakes
+    (B, *shape), which carry no graph.
+    `generator_loss(fake)` returns your generator loss, a mean over the batch, for fakes that may
+    carry a graph.
+    The call returns the losses of the generator's updates: ℓ_G of each w_m > 0, or of each
+    regression step for `flow`."""
     generator: nn.Module                   # maps latents (B, latent) to samples (B, *shape)
     optimizer: torch.optim.Optimizer       # the generator's
     latents: Callable[[int], Tensor]       # n -> (n, latent)
@@ -74,7 +79,7 @@ class Nest:
     batch: int = 64
     pool: int = 640                        # flow only: samples moved per nest (N), as in the CFG authors' code
     eta: float = 0.1                       # flow only: step size η, units of the data
-    epochs: int = 10                       # flow only: passes of the regression over the pool, as in the CFG authors' code
+    epochs: int = 10                       # flow only: passes over the pool, as in the CFG authors' code
     updates: int = 1                       # flow only: discriminator updates per step (U)
     rng: torch.Generator | None = None     # flow only: order of minibatches (a CPU generator)
 
@@ -84,7 +89,8 @@ class Nest:
         check_positive("eta", self.eta)
         self.weights = [float(w) for w in self.weights]
         if not self.weights or min(self.weights) < 0 or not 0 < sum(self.weights) < float("inf"):
-            raise ValueError(f"weights={self.weights} are not allowed; give one or more finite numbers >= 0, not all 0, such as annealing.geometric(15).")
+            raise ValueError(f"weights={self.weights} are not allowed; give one or more finite numbers "
+                             ">= 0, not all 0, such as annealing.geometric(15).")
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     @torch.no_grad()

@@ -15,127 +15,175 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrum
 from .core import check_choice, check_count
 
-# %% ../nbs/02_networks.ipynb #bf132156
+# %% ../nbs/02_networks.ipynb #a650c5ab
 def _layer(layer: nn.Module, spectral_norm: bool = False, std: float | None = None) -> nn.Module:
-    "`layer` with weights from N(0, `std`) where given (else torch's default) and spectrally normalised where asked."
+    """`layer` with weights from N(0, `std`) where given (else torch's default) and spectrally
+    normalised where asked."""
     if std is not None: nn.init.normal_(layer.weight, 0, std)
     return normalise_spectrum(layer) if spectral_norm else layer
 
 def _hidden(inputs: int, width: int, depth: int, spectral_norm: bool = False) -> list[nn.Module]:
-    "`depth` pairs of linear layer and LeakyReLU, all `width` wide after the first: (B, inputs) -> (B, width)."
+    """`depth` pairs of linear layer and LeakyReLU, all `width` wide after the first:
+    (B, inputs) -> (B, width)."""
     check_count("width", width); check_count("depth", depth)
     sizes = [inputs] + [width] * depth
-    return [m for i, o in zip(sizes, sizes[1:]) for m in (_layer(nn.Linear(i, o), spectral_norm), nn.LeakyReLU(0.2))]
+    layers = []
+    for i, o in zip(sizes, sizes[1:]):
+        layers += [_layer(nn.Linear(i, o), spectral_norm), nn.LeakyReLU(0.2)]
+    return layers
 
-# %% ../nbs/02_networks.ipynb #0dfed64b
+# %% ../nbs/02_networks.ipynb #c72b823a
 class MLPGenerator(nn.Module):
     "z (B, latent) -> x (B, *shape), through tanh into [-1, 1] if `bounded`; `depth` hidden layers."
-    def __init__(self, shape: tuple[int, ...], latent: int = 64, width: int = 128, depth: int = 3, bounded: bool = True):
+    def __init__(self, shape: tuple[int, ...], latent: int = 64, width: int = 128, depth: int = 3,
+                 bounded: bool = True):
         super().__init__()
-        self.shape, self.latent = tuple(check_count("shape", s) for s in shape), check_count("latent", latent)
-        last = [nn.Linear(width, math.prod(self.shape))] + [nn.Tanh()] * bounded
+        self.shape = tuple(check_count("shape", s) for s in shape)
+        self.latent = check_count("latent", latent)
+        last = [nn.Linear(width, math.prod(self.shape))]
+        if bounded: last.append(nn.Tanh())
         self.net = nn.Sequential(*_hidden(latent, width, depth), *last)
 
     def forward(self, z: Tensor) -> Tensor: return self.net(z).unflatten(1, self.shape)
 
+# %% ../nbs/02_networks.ipynb #bec294ed
 class MLPDiscriminator(nn.Module):
     "x (B, *shape) -> logits (B,); `depth` hidden layers."
-    def __init__(self, shape: tuple[int, ...], width: int = 128, depth: int = 3, spectral_norm: bool = False):
+    def __init__(self, shape: tuple[int, ...], width: int = 128, depth: int = 3,
+                 spectral_norm: bool = False):
         super().__init__()
         self.shape = tuple(check_count("shape", s) for s in shape)
-        self.net = nn.Sequential(*_hidden(math.prod(self.shape), width, depth, spectral_norm), _layer(nn.Linear(width, 1), spectral_norm))
+        hidden = _hidden(math.prod(self.shape), width, depth, spectral_norm)
+        self.net = nn.Sequential(*hidden, _layer(nn.Linear(width, 1), spectral_norm))
 
-    def forward(self, x: Tensor) -> Tensor: return self.net(x.flatten(1)).squeeze(1)  # (B, *shape) -> (B, prod(shape)) -> (B,)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flatten(1)).squeeze(1)  # (B, *shape) -> (B, prod(shape)) -> (B,)
 
-# %% ../nbs/02_networks.ipynb #2fb9920b
+# %% ../nbs/02_networks.ipynb #a67fed92
 def _levels(size: int, channels: int) -> int:
-    "How often a 4x4 map doubles until it has `size` pixels a side; a size or a number of channels that is not made here is a `ValueError`."
+    """How often a 4x4 map doubles until it has `size` pixels a side; a size or a number of channels
+    that is not made here is a `ValueError`."""
     check_choice("size", size, [8, 16, 32, 64, 128])
     check_choice("channels", channels, [1, 3])
     return int(math.log2(size)) - 2
 
+# %% ../nbs/02_networks.ipynb #dde1f0f7
 class DCGANGenerator(nn.Module):
-    "z (B, latent) -> images (B, channels, size, size) in [-1, 1]; `width` channels in the widest map, doubling towards the smallest."
+    """z (B, latent) -> images (B, channels, size, size) in [-1, 1]; `width` channels in the widest
+    map, doubling towards the smallest."""
     def __init__(self, size: int, channels: int, latent: int = 100, width: int = 32):
         super().__init__()
         levels = _levels(size, channels)
         self.shape, self.latent = (channels, size, size), check_count("latent", latent)
-        widths = [check_count("width", width) * 2**l for l in range(levels)][::-1]  # 64 pixels: 8w, 4w, 2w, w
-        block = lambda i, o, stride, padding: [_layer(nn.ConvTranspose2d(i, o, 4, stride, padding, bias=False), std=0.02), nn.BatchNorm2d(o), nn.ReLU(True)]
-        blocks = block(latent, widths[0], 1, 0)                                     # 1x1 -> 4x4
-        for i, o in zip(widths, widths[1:]): blocks += block(i, o, 2, 1)            # sides double
-        self.net = nn.Sequential(*blocks, _layer(nn.ConvTranspose2d(width, channels, 4, 2, 1), std=0.02), nn.Tanh())
+        check_count("width", width)
+        widths = [width * 2**l for l in range(levels)][::-1]              # 64 pixels: 8w, 4w, 2w, w
+        def block(i, o, stride, padding):
+            layer = nn.ConvTranspose2d(i, o, 4, stride, padding, bias=False)
+            return [_layer(layer, std=0.02), nn.BatchNorm2d(o), nn.ReLU(True)]
+        blocks = block(latent, widths[0], 1, 0)                           # 1x1 -> 4x4
+        for i, o in zip(widths, widths[1:]): blocks += block(i, o, 2, 1)  # sides double
+        last = _layer(nn.ConvTranspose2d(width, channels, 4, 2, 1), std=0.02)
+        self.net = nn.Sequential(*blocks, last, nn.Tanh())
 
-    def forward(self, z: Tensor) -> Tensor: return self.net(z[:, :, None, None])    # (B, latent, 1, 1) -> (B, C, size, size)
+    def forward(self, z: Tensor) -> Tensor:
+        return self.net(z[:, :, None, None])              # (B, latent, 1, 1) -> (B, C, size, size)
 
-# %% ../nbs/02_networks.ipynb #b7356d71
+# %% ../nbs/02_networks.ipynb #ea731daf
 NORMS = dict(none=lambda width: [], batch=lambda width: [nn.BatchNorm2d(width)])
 
-def _convolutions(size: int, channels: int, width: int, spectral_norm: bool, norm: str = "none") -> tuple[list[nn.Module], int]:
+def _convolutions(size: int, channels: int, width: int, spectral_norm: bool,
+                  norm: str = "none") -> tuple[list[nn.Module], int]:
     "The layers from images (B, channels, size, size) to maps (B, C, 4, 4), and C."
     levels, norms = _levels(size, channels), NORMS[check_choice("norm", norm, NORMS)]
-    widths = [channels] + [check_count("width", width) * 2**l for l in range(levels)]               # 64 pixels: C, w, 2w, 4w, 8w
-    conv = lambda i, o: _layer(nn.Conv2d(i, o, 4, 2, 1), spectral_norm, std=0.02)
-    return [m for l, (i, o) in enumerate(zip(widths, widths[1:])) for m in (conv(i, o), *(norms(o) if l else []), nn.LeakyReLU(0.2))], widths[-1]
+    check_count("width", width)
+    widths = [channels] + [width * 2**l for l in range(levels)]     # 64 pixels: C, w, 2w, 4w, 8w
+    layers = []
+    for l, (i, o) in enumerate(zip(widths, widths[1:])):
+        layers.append(_layer(nn.Conv2d(i, o, 4, 2, 1), spectral_norm, std=0.02))
+        if l: layers += norms(o)                                    # the first layer has none
+        layers.append(nn.LeakyReLU(0.2))
+    return layers, widths[-1]
 
+# %% ../nbs/02_networks.ipynb #61a41baa
 class DCGANDiscriminator(nn.Module):
-    "images (B, channels, size, size) -> logits (B,); `norm` is 'none' or 'batch' (between the first and the last layer)."
-    def __init__(self, size: int, channels: int, width: int = 32, spectral_norm: bool = False, norm: str = "none"):
+    """images (B, channels, size, size) -> logits (B,); `norm` is 'none' or 'batch' (between the
+    first and the last layer)."""
+    def __init__(self, size: int, channels: int, width: int = 32, spectral_norm: bool = False,
+                 norm: str = "none"):
         super().__init__()
         self.shape = (channels, size, size)
-        blocks, last = _convolutions(size, channels, width, spectral_norm, norm)
-        self.net = nn.Sequential(*blocks, _layer(nn.Conv2d(last, 1, 4, 1, 0), spectral_norm, std=0.02))  # 4x4 -> 1x1
+        layers, features = _convolutions(size, channels, width, spectral_norm, norm)
+        last = _layer(nn.Conv2d(features, 1, 4, 1, 0), spectral_norm, std=0.02)   # 4x4 -> 1x1
+        self.net = nn.Sequential(*layers, last)
 
-    def forward(self, x: Tensor) -> Tensor: return self.net(x).flatten()                            # (B, 1, 1, 1) -> (B,)
+    def forward(self, x: Tensor) -> Tensor: return self.net(x).flatten()  # (B, 1, 1, 1) -> (B,)
 
-# %% ../nbs/02_networks.ipynb #1b23f57b
+# %% ../nbs/02_networks.ipynb #44e48c6e
 class RelationDiscriminator(nn.Module):
-    "Pairs of a sample x and an anchor, both (B, *shape) -> logits (B,): `embed` maps each to features (B, C, …), `relate` maps both side by side (B, 2C, …) to (B, 1, …)."
+    """Pairs of a sample x and an anchor, both (B, *shape) -> logits (B,): `embed` maps each to
+    features (B, C, …), `relate` maps both side by side (B, 2C, …) to (B, 1, …)."""
     def __init__(self, shape: tuple[int, ...], embed: nn.Module, relate: nn.Module):
         super().__init__()
-        self.shape, self.embed, self.relate = tuple(check_count("shape", s) for s in shape), embed, relate
+        self.shape = tuple(check_count("shape", s) for s in shape)
+        self.embed, self.relate = embed, relate
 
     def forward(self, x: Tensor, anchor: Tensor) -> Tensor:
-        if x.shape != anchor.shape: raise ValueError(f"x and anchor must have one shape, not {tuple(x.shape)} and {tuple(anchor.shape)}; give one anchor for each sample.")
-        features = self.embed(torch.cat([x, anchor]))                                    # (2B, C, …), one pass for both
-        return self.relate(torch.cat(features.chunk(2), 1)).flatten()                    # (B, 2C, …) -> (B,)
+        if x.shape != anchor.shape:
+            raise ValueError(f"x and anchor must have one shape, not {tuple(x.shape)} and "
+                             f"{tuple(anchor.shape)}; give one anchor for each sample.")
+        features = self.embed(torch.cat([x, anchor]))                  # (2B, C, …): both in one pass
+        return self.relate(torch.cat(features.chunk(2), 1)).flatten()  # (B, 2C, …) -> (B,)
 
+# %% ../nbs/02_networks.ipynb #e9338d15
 class MLPRelation(RelationDiscriminator):
-    "Pairs of points or small images; `depth` hidden layers, the last of them after the pair is joined."
-    def __init__(self, shape: tuple[int, ...], width: int = 128, depth: int = 3, spectral_norm: bool = False):
+    """Pairs of points or small images; `depth` hidden layers, the last of them after the pair is
+    joined."""
+    def __init__(self, shape: tuple[int, ...], width: int = 128, depth: int = 3,
+                 spectral_norm: bool = False):
         check_count("depth", depth, least=2)
-        embed = nn.Sequential(nn.Flatten(), *_hidden(math.prod(shape), width, depth - 1, spectral_norm))
-        super().__init__(shape, embed, nn.Sequential(*_hidden(2*width, width, 1, spectral_norm), _layer(nn.Linear(width, 1), spectral_norm)))
+        apart = _hidden(math.prod(shape), width, depth - 1, spectral_norm)
+        joined = _hidden(2*width, width, 1, spectral_norm)
+        relate = nn.Sequential(*joined, _layer(nn.Linear(width, 1), spectral_norm))
+        super().__init__(shape, nn.Sequential(nn.Flatten(), *apart), relate)
 
+# %% ../nbs/02_networks.ipynb #bd52c1c6
 class DCGANRelation(RelationDiscriminator):
-    "Pairs of images (B, channels, size, size): the convolutions of a DCGAN, and a 3x3 convolution over both maps."
+    """Pairs of images (B, channels, size, size): the convolutions of a DCGAN, and a 3x3 convolution
+    over both maps."""
     def __init__(self, size: int, channels: int, width: int = 32, spectral_norm: bool = False):
-        blocks, last = _convolutions(size, channels, width, spectral_norm)
+        layers, features = _convolutions(size, channels, width, spectral_norm)
         conv = lambda *args: _layer(nn.Conv2d(*args), spectral_norm, std=0.02)
-        super().__init__((channels, size, size), nn.Sequential(*blocks), nn.Sequential(conv(2*last, last, 3, 1, 1), nn.LeakyReLU(0.2), conv(last, 1, 4, 1, 0)))
+        relate = nn.Sequential(conv(2*features, features, 3, 1, 1), nn.LeakyReLU(0.2),
+                               conv(features, 1, 4, 1, 0))
+        super().__init__((channels, size, size), nn.Sequential(*layers), relate)
 
-# %% ../nbs/02_networks.ipynb #fc8d10fc
+# %% ../nbs/02_networks.ipynb #6373afb8
 class Anchored(nn.Module):
-    "x (B, *shape) -> logits (B,) of the pairs (x, anchor), where `draw(n)` gives n anchors (n, *shape) of the real data; its parameters are those of `relation`."
+    """x (B, *shape) -> logits (B,) of the pairs (x, anchor), where `draw(n)` gives n anchors
+    (n, *shape) of the real data; its parameters are those of `relation`."""
     def __init__(self, relation: nn.Module, draw: Callable[[int], Tensor]):
         super().__init__()
         self.relation, self.draw = relation, draw
 
     def forward(self, x: Tensor) -> Tensor: return self.relation(x, self.draw(len(x)).to(x.dtype))
 
-# %% ../nbs/02_networks.ipynb #9721617b
+# %% ../nbs/02_networks.ipynb #0091a40a
 def join_class(x: Tensor, labels: Tensor) -> Tensor:
-    "Images (B, C, H, W) or latents (B, latent) and their classes (B,) as one tensor (B, C+1, H, W) or (B, latent+1), float32 at least; the last plane or column is the class."
+    """Images (B, C, H, W) or latents (B, latent) and their classes (B,) as one tensor
+    (B, C+1, H, W) or (B, latent+1), float32 at least; the last plane or column is the class."""
     plane = labels.float().view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
-    return torch.cat([x, plane.to(torch.promote_types(x.dtype, torch.float32))], 1)  # bfloat16 would round a class above 256
+    precise = torch.promote_types(x.dtype, torch.float32)   # bfloat16 would round a class above 256
+    return torch.cat([x, plane.to(precise)], 1)
 
 def part_class(x: Tensor) -> tuple[Tensor, Tensor]:
-    "The way back: images (B, C, H, W) or latents (B, latent), differentiable in `x`, and classes (B,) int64, which are not."
+    """The way back: images (B, C, H, W) or latents (B, latent), differentiable in `x`, and classes
+    (B,) int64, which are not."""
     return x[:, :-1], x[:, -1, *[0] * (x.ndim - 2)].round().long()
 
-# %% ../nbs/02_networks.ipynb #31cbc0b2
+# %% ../nbs/02_networks.ipynb #586a33e3
 def _orthogonal(layer: nn.Module, spectral_norm: bool = False, gain: float = 1.0) -> nn.Module:
-    "`layer` with an orthogonal matrix of weights, times `gain`, and spectrally normalised where asked."
+    """`layer` with an orthogonal matrix of weights, times `gain`, and spectrally normalised where
+    asked."""
     nn.init.orthogonal_(layer.weight, gain)
     return _layer(layer, spectral_norm)
 
@@ -143,96 +191,133 @@ def _conv(inputs: int, outputs: int, side: int, spectral_norm: bool = False) -> 
     "An orthogonal convolution that keeps height and width."
     return _orthogonal(nn.Conv2d(inputs, outputs, side, padding=side//2), spectral_norm)
 
+# %% ../nbs/02_networks.ipynb #cbcb36bf
 class ConditionalNorm(nn.Module):
-    "Maps (B, width, H, W) normalised over the batch, times a gain and plus a bias that are linear in the condition (B, condition)."
+    """Maps (B, width, H, W) normalised over the batch, times a gain and plus a bias that are linear
+    in the condition (B, condition)."""
     def __init__(self, width: int, condition: int):
         super().__init__()
-        self.norm, self.affine = nn.BatchNorm2d(width, affine=False), _orthogonal(nn.Linear(condition, 2*width, bias=False))
+        self.norm = nn.BatchNorm2d(width, affine=False)
+        self.affine = _orthogonal(nn.Linear(condition, 2*width, bias=False))
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        gain, bias = self.affine(c)[:, :, None, None].chunk(2, 1)                        # (B, width, 1, 1) each
+        gain, bias = self.affine(c)[:, :, None, None].chunk(2, 1)           # (B, width, 1, 1) each
         return (1 + gain) * self.norm(h) + bias
 
-# %% ../nbs/02_networks.ipynb #6992bc9e
+# %% ../nbs/02_networks.ipynb #a558a8ee
 class UpBlock(nn.Module):
-    "Maps (B, inputs, H, W) and a condition (B, condition) -> (B, outputs, 2H, 2W): two convolutions beside a 1x1 skip."
+    """Maps (B, inputs, H, W) and a condition (B, condition) -> (B, outputs, 2H, 2W): two
+    convolutions beside a 1x1 skip."""
     def __init__(self, inputs: int, outputs: int, condition: int):
         super().__init__()
-        self.norms = nn.ModuleList([ConditionalNorm(inputs, condition), ConditionalNorm(outputs, condition)])
-        self.convs, self.skip = nn.ModuleList([_conv(inputs, outputs, 3), _conv(outputs, outputs, 3)]), _conv(inputs, outputs, 1)
+        self.norms = nn.ModuleList([ConditionalNorm(inputs, condition),
+                                    ConditionalNorm(outputs, condition)])
+        self.convs = nn.ModuleList([_conv(inputs, outputs, 3), _conv(outputs, outputs, 3)])
+        self.skip = _conv(inputs, outputs, 1)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         inner = self.convs[0](_doubled(self.norms[0](h, c).relu()))
-        return self.convs[1](self.norms[1](inner, c).relu()) + _doubled(self.skip(h))    # doubling after a 1x1 convolution is the same as before it, for a quarter of the work
+        return self.convs[1](self.norms[1](inner, c).relu()) + _doubled(self.skip(h))
 
-def _doubled(h: Tensor) -> Tensor: return nn.functional.interpolate(h, scale_factor=2, mode="nearest")
+def _doubled(h: Tensor) -> Tensor:
+    return nn.functional.interpolate(h, scale_factor=2, mode="nearest")
 
+# %% ../nbs/02_networks.ipynb #7fc5f54f
 class BigGANGenerator(nn.Module):
-    "z and class (B, latent+1) -> images in [-1, 1] and class (B, channels+1, size, size); `width` channels in the widest map, doubling towards 8x8."
-    def __init__(self, size: int, channels: int, latent: int = 100, width: int = 32, classes: int = 10):
+    """z and class (B, latent+1) -> images in [-1, 1] and class (B, channels+1, size, size); `width`
+    channels in the widest map, doubling towards 8x8."""
+    def __init__(self, size: int, channels: int, latent: int = 100, width: int = 32,
+                 classes: int = 10):
         super().__init__()
         levels = _levels(size, channels)
-        self.shape, self.latent, self.classes = (channels, size, size), check_count("latent", latent), check_count("classes", classes, least=2)
-        widths = [check_count("width", width) * 2**l for l in range(levels)][::-1]       # 64 pixels: 8w, 4w, 2w, w
+        self.shape, self.latent = (channels, size, size), check_count("latent", latent)
+        self.classes = check_count("classes", classes, least=2)
+        check_count("width", width)
+        widths = [width * 2**l for l in range(levels)][::-1]            # 64 pixels: 8w, 4w, 2w, w
+        first = widths[0]
         self.embed = _orthogonal(nn.Embedding(classes, latent), gain=math.sqrt(latent))
-        self.start = nn.Sequential(_orthogonal(nn.Linear(2*latent, widths[0] * 16)), nn.Unflatten(1, (widths[0], 4, 4)))
-        self.blocks = nn.ModuleList([UpBlock(i, o, 2*latent) for i, o in zip([widths[0], *widths], widths)])
-        self.end = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), _conv(width, channels, 3), nn.Tanh())
+        self.start = nn.Sequential(_orthogonal(nn.Linear(2*latent, first * 16)),
+                                   nn.Unflatten(1, (first, 4, 4)))
+        blocks = [UpBlock(i, o, 2*latent) for i, o in zip([first, *widths], widths)]
+        self.blocks = nn.ModuleList(blocks)
+        to_pixels = _conv(width, channels, 3)
+        self.end = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), to_pixels, nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
         z, labels = part_class(z)
-        c = torch.cat([self.embed(labels), z], 1)                                        # (B, 2 latent)
+        c = torch.cat([self.embed(labels), z], 1)                       # (B, 2 latent)
         h = self.start(c)
         for block in self.blocks: h = block(h, c)
         return join_class(self.end(h), labels)
 
-# %% ../nbs/02_networks.ipynb #3f5933cc
+# %% ../nbs/02_networks.ipynb #463c3bbc
 class DownBlock(nn.Module):
-    "Maps (B, inputs, H, W) -> (B, outputs, H/2, W/2): two convolutions beside a 1x1 skip; the `first` block takes pixels, whose negative half a ReLU would cut off."
+    """Maps (B, inputs, H, W) -> (B, outputs, H/2, W/2): two convolutions beside a 1x1 skip; the
+    `first` block takes pixels, whose negative half a ReLU would cut off."""
     def __init__(self, inputs: int, outputs: int, spectral_norm: bool = False, first: bool = False):
         super().__init__()
-        self.inner = nn.Sequential(nn.Identity() if first else nn.ReLU(), _conv(inputs, outputs, 3, spectral_norm), nn.ReLU(), _conv(outputs, outputs, 3, spectral_norm), nn.AvgPool2d(2))
+        self.inner = nn.Sequential(
+            nn.Identity() if first else nn.ReLU(), _conv(inputs, outputs, 3, spectral_norm),
+            nn.ReLU(), _conv(outputs, outputs, 3, spectral_norm), nn.AvgPool2d(2))
         self.skip = nn.Sequential(nn.AvgPool2d(2), _conv(inputs, outputs, 1, spectral_norm))
 
     def forward(self, h: Tensor) -> Tensor: return self.inner(h) + self.skip(h)
 
+# %% ../nbs/02_networks.ipynb #a3106d67
 class BigGANDiscriminator(nn.Module):
-    "Images and class (B, channels+1, size, size) -> logits (B,); `spectral_norm` holds for every convolution, the last layer and the embedding."
-    def __init__(self, size: int, channels: int, width: int = 32, classes: int = 10, spectral_norm: bool = False):
+    """Images and class (B, channels+1, size, size) -> logits (B,); `spectral_norm` holds for every
+    convolution, the last layer and the embedding."""
+    def __init__(self, size: int, channels: int, width: int = 32, classes: int = 10,
+                 spectral_norm: bool = False):
         super().__init__()
         levels = _levels(size, channels)
         self.shape, self.classes = (channels, size, size), check_count("classes", classes, least=2)
-        widths = [channels] + [check_count("width", width) * 2**l for l in range(levels)]
-        self.blocks = nn.Sequential(*[DownBlock(i, o, spectral_norm, first=not l) for l, (i, o) in enumerate(zip(widths, widths[1:]))], nn.ReLU())
-        self.linear, self.embed = _orthogonal(nn.Linear(widths[-1], 1), spectral_norm), _orthogonal(nn.Embedding(classes, widths[-1]), spectral_norm)
+        check_count("width", width)
+        widths = [channels] + [width * 2**l for l in range(levels)]    # 64 pixels: C, w, 2w, 4w, 8w
+        blocks = [DownBlock(i, o, spectral_norm, first=l == 0)
+                  for l, (i, o) in enumerate(zip(widths, widths[1:]))]
+        self.blocks = nn.Sequential(*blocks, nn.ReLU())
+        self.linear = _orthogonal(nn.Linear(widths[-1], 1), spectral_norm)
+        self.embed = _orthogonal(nn.Embedding(classes, widths[-1]), spectral_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         images, labels = part_class(x)
-        features = self.blocks(images).sum((2, 3))                                       # (B, C, 4, 4) -> (B, C)
+        features = self.blocks(images).sum((2, 3))                     # (B, C, 4, 4) -> (B, C)
         return self.linear(features).squeeze(1) + (self.embed(labels) * features).sum(1)
 
-# %% ../nbs/02_networks.ipynb #c1f6d866
+# %% ../nbs/02_networks.ipynb #365ded94
 def _mlp(shape, latent, width, depth, spectral_norm, bounded, pairs, classes):
-    return MLPGenerator(shape, latent, width, depth, bounded), (MLPRelation if pairs else MLPDiscriminator)(shape, width, depth, spectral_norm)
+    discriminator = MLPRelation if pairs else MLPDiscriminator
+    return (MLPGenerator(shape, latent, width, depth, bounded),
+            discriminator(shape, width, depth, spectral_norm))
 
 def _square(network: str, shape, bounded) -> None:
     "Anything but bounded square images is a `ValueError`."
     if len(shape) != 3 or shape[1] != shape[2] or not bounded:
-        raise ValueError(f"network={network!r} makes square images in [-1, 1], not data of shape={tuple(shape)}, bounded={bounded}; use network='mlp'.")
+        raise ValueError(f"network={network!r} makes square images in [-1, 1], not data of "
+                         f"shape={tuple(shape)}, bounded={bounded}; use network='mlp'.")
 
 def _dcgan(shape, latent, width, depth, spectral_norm, bounded, pairs, classes):
     _square("dcgan", shape, bounded)
-    return DCGANGenerator(shape[1], shape[0], latent, width), (DCGANRelation if pairs else DCGANDiscriminator)(shape[1], shape[0], width, spectral_norm)
+    channels, size, _ = shape
+    discriminator = DCGANRelation if pairs else DCGANDiscriminator
+    return (DCGANGenerator(size, channels, latent, width),
+            discriminator(size, channels, width, spectral_norm))
 
+# %% ../nbs/02_networks.ipynb #73f85424
 def _biggan(shape, latent, width, depth, spectral_norm, bounded, pairs, classes):
     _square("biggan", shape, bounded)
-    if pairs: raise ValueError("network='biggan' compares a sample with its class, not with an anchor: there is no BigGAN of pairs; use network='dcgan', or leave pairs out.")
-    return BigGANGenerator(shape[1], shape[0], latent, width, classes), BigGANDiscriminator(shape[1], shape[0], width, classes, spectral_norm)
+    if pairs:
+        raise ValueError("network='biggan' compares a sample with its class, not with an anchor: "
+                         "there is no BigGAN of pairs; use network='dcgan', or leave pairs out.")
+    channels, size, _ = shape
+    return (BigGANGenerator(size, channels, latent, width, classes),
+            BigGANDiscriminator(size, channels, width, classes, spectral_norm))
 
 NETWORKS = dict(mlp=_mlp, dcgan=_dcgan, biggan=_biggan)
 CONDITIONAL = ("biggan",)
 
-# %% ../nbs/02_networks.ipynb #687521b2
+# %% ../nbs/02_networks.ipynb #ef876be3
 def build(
     network:str, # a key of `NETWORKS`
     shape:tuple, # of one sample: (d,) for points, (C, H, W) for images
@@ -243,9 +328,13 @@ def build(
     bounded:bool=True, # generator into [-1, 1]? False for mixtures
     pairs:bool=False, # a discriminator of pairs (x, anchor)?
     classes:int=0, # how many, for a network in `CONDITIONAL`; 0 for the others
-) -> tuple[nn.Module, nn.Module]: # generator: (B, latent) -> (B, *shape); discriminator: (B, *shape), or two of them with `pairs`, -> (B,) logits; conditional ones take one column and one plane more
+    # generator: (B, latent) -> (B, *shape); discriminator: (B, *shape), or two of them with
+    # `pairs`, -> (B,) logits; conditional ones take one column and one plane more
+) -> tuple[nn.Module, nn.Module]:
     "A generator and a discriminator for samples of `shape`; bad options are a `ValueError`."
     make = NETWORKS[check_choice("network", network, NETWORKS)]
     if network in CONDITIONAL: check_count("classes", classes, least=2)
-    elif classes: raise ValueError(f"network={network!r} knows no classes, but classes={classes} was given; use one of {', '.join(CONDITIONAL)}, or classes=0.")
+    elif classes:
+        raise ValueError(f"network={network!r} knows no classes, but classes={classes} was given; "
+                         f"use one of {', '.join(CONDITIONAL)}, or classes=0.")
     return make(shape, latent, width, depth, spectral_norm, bounded, pairs, classes)

@@ -25,116 +25,149 @@ def input_gradient(
     x = x.detach().requires_grad_()
     return torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)[0]
 
-# %% ../nbs/04_regularisers.ipynb #d8c97825
-def _no_penalty(discriminator, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor: return real.new_zeros(())
+# %% ../nbs/04_regularisers.ipynb #12d28275
+def _no_penalty(discriminator, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
+    return real.new_zeros(())
 def _no_action(discriminator) -> None: pass
 def _no_change(x: Tensor, generator: torch.Generator) -> Tensor: return x
 
 @dataclass(frozen=True)
 class Regulariser:
-    "What to add to a discriminator's loss, what to do after its step, and what to do to its inputs; all default to nothing."
+    """What to add to a discriminator's loss, what to do after its step, and what to do to its
+    inputs; all default to nothing."""
     name: str
-    penalty: Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor] = _no_penalty  # (discriminator, real, fake, generator) -> scalar
-    after_step: Callable[[nn.Module], None] = _no_action                                   # (discriminator), in place
-    inputs: Callable[[Tensor, torch.Generator], Tensor] = _no_change                       # (x, generator) -> what the discriminator sees of x, differentiable in x
+    # (discriminator, real, fake, generator) -> scalar
+    penalty: Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor] = _no_penalty
+    # (discriminator), in place
+    after_step: Callable[[nn.Module], None] = _no_action
+    # (x, generator) -> what the discriminator sees of x, differentiable in x
+    inputs: Callable[[Tensor, torch.Generator], Tensor] = _no_change
 
 def none(strength: float = 0.0) -> Regulariser:
     "No regularisation; `strength` is not used, so that every factory can be called alike."
     return Regulariser("none")
 
-# %% ../nbs/04_regularisers.ipynb #1f2528ab
+# %% ../nbs/04_regularisers.ipynb #d43c673e
 def r1(gamma: float) -> Regulariser:
     "gamma/2 E||grad D||^2 on real samples (C.5)."
     check_positive("gamma", gamma)
-    def penalty(discriminator, real, fake, generator): return gamma/2 * input_gradient(discriminator, real).square().flatten(1).sum(1).mean()  # (C.5)
+    def penalty(discriminator, real, fake, generator):
+        gradient = input_gradient(discriminator, real)
+        return gamma/2 * gradient.square().flatten(1).sum(1).mean()  # (C.5)
     return Regulariser(f"r1({gamma:g})", penalty)
 
 def r2(gamma: float) -> Regulariser:
     "gamma/2 E||grad D||^2 on generated samples (C.5)."
     check_positive("gamma", gamma)
-    def penalty(discriminator, real, fake, generator): return gamma/2 * input_gradient(discriminator, fake).square().flatten(1).sum(1).mean()  # (C.5)
+    def penalty(discriminator, real, fake, generator):
+        gradient = input_gradient(discriminator, fake)
+        return gamma/2 * gradient.square().flatten(1).sum(1).mean()  # (C.5)
     return Regulariser(f"r2({gamma:g})", penalty)
 
-# %% ../nbs/04_regularisers.ipynb #e2798a80
+# %% ../nbs/04_regularisers.ipynb #2c96b0a6
 def interpolates(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
     "(B, *shape): one random point on the line between each pair of a real and a generated sample."
-    if real.shape != fake.shape: raise ValueError(f"real and fake must have one shape, not {tuple(real.shape)} and {tuple(fake.shape)}; draw batches of equal size.")
-    weight = torch.rand(len(real), *[1] * (real.ndim - 1), generator=generator, device=real.device, dtype=real.dtype)
+    if real.shape != fake.shape:
+        raise ValueError(f"real and fake must have one shape, not {tuple(real.shape)} and "
+                         f"{tuple(fake.shape)}; draw batches of equal size.")
+    weight = torch.rand(len(real), *[1] * (real.ndim - 1), generator=generator, device=real.device,
+                        dtype=real.dtype)                # (B, 1, …): one for all pixels of a sample
     return torch.lerp(fake.detach(), real.detach(), weight)
 
-PLACES = dict(interpolates=interpolates, real=lambda real, fake, generator: real, fake=lambda real, fake, generator: fake)
+# %% ../nbs/04_regularisers.ipynb #5beba037
+PLACES = dict(interpolates=interpolates, real=lambda real, fake, generator: real,
+              fake=lambda real, fake, generator: fake)
 
 def _to_centre(weight: float, centre: float, place: Callable) -> Callable:
     "The penalty weight E(||grad D|| - centre)^2 at the points `place(real, fake, generator)`."
     check_positive("weight", weight); check_positive("centre", centre, zero=True)
     def penalty(discriminator, real, fake, generator):
-        norms = input_gradient(discriminator, place(real, fake, generator)).flatten(1).norm(dim=1)  # (B,)
+        gradient = input_gradient(discriminator, place(real, fake, generator))
+        norms = gradient.flatten(1).norm(dim=1)          # (B,)
         return weight * (norms - centre).square().mean()
     return penalty
 
-# %% ../nbs/04_regularisers.ipynb #191c263b
+# %% ../nbs/04_regularisers.ipynb #c7abf64f
 def centred(weight: float = 10.0, centre: float = 0.1, where: str = "interpolates") -> Regulariser:
-    "weight E(||grad D|| - centre)^2 on 'interpolates', 'real' or 'fake' samples; the penalty that Li-CFG calls ε-centred, with a centre and a place of our choice."
+    """weight E(||grad D|| - centre)^2 on 'interpolates', 'real' or 'fake' samples; the penalty that
+    Li-CFG calls ε-centred, with a centre and a place of our choice."""
     place = PLACES[check_choice("where", where, PLACES)]
-    return Regulariser(f"centred({weight:g}, {centre:g}, {where})", _to_centre(weight, centre, place))
+    name = f"centred({weight:g}, {centre:g}, {where})"
+    return Regulariser(name, _to_centre(weight, centre, place))
 
 def wgan_gp(weight: float = 10.0, centre: float = 1.0) -> Regulariser:
-    "weight E(||grad D|| - centre)^2 on random interpolates; weight 10 and centre 1 are those of Gulrajani et al. (2017)."
+    """weight E(||grad D|| - centre)^2 on random interpolates; weight 10 and centre 1 are those of
+    Gulrajani et al. (2017)."""
     return Regulariser(f"wgan-gp({weight:g}, {centre:g})", _to_centre(weight, centre, interpolates))
 
-# %% ../nbs/04_regularisers.ipynb #0806509b
+# %% ../nbs/04_regularisers.ipynb #91538e9c
+def _normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    "Standard normal noise of the shape, precision and device of `x`."
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
 def dragan(weight: float = 10.0, centre: float = 1.0, noise: float = 0.5) -> Regulariser:
-    "weight E(||grad D|| - centre)^2 at real samples plus Gaussian noise of `noise` times the standard deviation of the real batch (Kodali et al. 2017)."
+    """weight E(||grad D|| - centre)^2 at real samples plus Gaussian noise of `noise` times the
+    standard deviation of the real batch (Kodali et al. 2017)."""
     check_positive("noise", noise)
     def around(real, fake, generator):
-        return real + noise * real.std() * torch.randn(real.shape, generator=generator, device=real.device, dtype=real.dtype)
-    return Regulariser(f"dragan({weight:g}, {centre:g}, {noise:g})", _to_centre(weight, centre, around))
+        return real + noise * real.std() * _normal_like(real, generator)
+    name = f"dragan({weight:g}, {centre:g}, {noise:g})"
+    return Regulariser(name, _to_centre(weight, centre, around))
 
-# %% ../nbs/04_regularisers.ipynb #c29f8833
+# %% ../nbs/04_regularisers.ipynb #d7a36363
 def clip(bound: float = 0.01) -> Regulariser:
-    "Every parameter of the discriminator cut to [-bound, bound] after its step; 0.01 is the value of Arjovsky et al. (2017)."
+    """Every parameter of the discriminator cut to [-bound, bound] after its step; 0.01 is the value
+    of Arjovsky et al. (2017)."""
     check_positive("bound", bound)
     @torch.no_grad()
     def after_step(discriminator):
         for p in discriminator.parameters(): p.clamp_(-bound, bound)
     return Regulariser(f"clip({bound:g})", after_step=after_step)
 
-# %% ../nbs/04_regularisers.ipynb #2e343362
+# %% ../nbs/04_regularisers.ipynb #4b60f585
 def instance_noise(std: float = 0.1) -> Regulariser:
-    "Gaussian noise of standard deviation `std` (units of the data) on all inputs of the discriminator, real and generated; what it does to stability is (C.4)."
+    """Gaussian noise of standard deviation `std` (units of the data) on all inputs of the
+    discriminator, real and generated; what it does to stability is (C.4)."""
     check_positive("std", std)
-    def inputs(x, generator): return x + std * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    def inputs(x, generator): return x + std * _normal_like(x, generator)
     return Regulariser(f"instance-noise({std:g})", inputs=inputs)
 
-# %% ../nbs/04_regularisers.ipynb #c8b9da40
+# %% ../nbs/04_regularisers.ipynb #53b6999e
 def combine(*regularisers: Regulariser) -> Regulariser:
-    "All of them as one: penalties are added, actions and changes of the inputs follow each other in the order given."
+    """All of them as one: penalties are added, actions and changes of the inputs follow each other
+    in the order given."""
     def penalty(discriminator, real, fake, generator):
-        return sum((r.penalty(discriminator, real, fake, generator) for r in regularisers), real.new_zeros(()))
+        penalties = (r.penalty(discriminator, real, fake, generator) for r in regularisers)
+        return sum(penalties, real.new_zeros(()))
     def after_step(discriminator):
         for r in regularisers: r.after_step(discriminator)
     def inputs(x, generator):
         for r in regularisers: x = r.inputs(x, generator)
         return x
-    return Regulariser(" + ".join(r.name for r in regularisers) or "none", penalty, after_step, inputs)
+    name = " + ".join(r.name for r in regularisers) or "none"
+    return Regulariser(name, penalty, after_step, inputs)
 
-# %% ../nbs/04_regularisers.ipynb #7fde90fe
+# %% ../nbs/04_regularisers.ipynb #67b5d97f
 def per_class(regulariser: Regulariser) -> Regulariser:
-    "The same on images with a class plane (B, C+1, H, W): it acts on the images, given the classes; those of `real` and `fake` must be the same, row by row."
+    """The same on images with a class plane (B, C+1, H, W): it acts on the images, given the
+    classes; those of `real` and `fake` must be the same, row by row."""
     def penalty(discriminator, real, fake, generator):
         (real, labels), (fake, _) = part_class(real), part_class(fake)
-        return regulariser.penalty(lambda x: discriminator(join_class(x, labels)), real, fake, generator)
+        of_images = lambda x: discriminator(join_class(x, labels))
+        return regulariser.penalty(of_images, real, fake, generator)
     def inputs(x, generator):
         images, labels = part_class(x)
         return join_class(regulariser.inputs(images, generator), labels)
     return replace(regulariser, penalty=penalty, inputs=inputs)
 
-# %% ../nbs/04_regularisers.ipynb #4f7d8782
-REGULARISERS = {"none": none, "r1": r1, "r2": r2, "centred": centred, "wgan-gp": wgan_gp, "dragan": dragan, "clip": clip, "instance-noise": instance_noise}
+# %% ../nbs/04_regularisers.ipynb #5dd4f5af
+REGULARISERS = {"none": none, "r1": r1, "r2": r2, "centred": centred, "wgan-gp": wgan_gp,
+                "dragan": dragan, "clip": clip, "instance-noise": instance_noise}
 
-# %% ../nbs/04_regularisers.ipynb #16f960e3
+# %% ../nbs/04_regularisers.ipynb #4a9f452d
 class Posterior(nn.Module):
-    "ln q(z|x) of z (B, latent) and x (B, *shape) -> (B,), nats: Gaussian around `mean` (maps (B, inputs) to (B, latent)) with one learnt standard deviation per latent."
+    """ln q(z|x) of z (B, latent) and x (B, *shape) -> (B,), nats: Gaussian around `mean` (maps
+    (B, inputs) to (B, latent)) with one learnt standard deviation per latent."""
     def __init__(self, mean: nn.Module, latent: int):
         super().__init__()
         self.mean, self.log_std = mean, nn.Parameter(torch.zeros(check_count("latent", latent)))
@@ -143,41 +176,61 @@ class Posterior(nn.Module):
         standard = (z - self.mean(x.flatten(1))) * (-self.log_std).exp()
         return -(standard.square() / 2 + self.log_std + math.log(2 * math.pi) / 2).sum(1)
 
-# %% ../nbs/04_regularisers.ipynb #ebe63059
+# %% ../nbs/04_regularisers.ipynb #ca065f77
 class EntropyBound:
-    "Adds `weight` times the bound (R.1) on what samples tell of their latents to the objective of `generator`, once attached to its optimizer."
-    def __init__(self, generator: nn.Module, shape: tuple[int, ...], latent: int, weight: float, lr: float = 1e-3, batch: int = 64, width: int = 128,
-                 rng: torch.Generator | None = None, device: str | torch.device = "cpu", noise: float = 0.1):
-        check_positive("weight", weight); check_positive("lr", lr); check_positive("noise", noise, zero=True)  # noise: units of the data
-        self.generator, self.latent, self.weight, self.batch, self.noise = generator, check_count("latent", latent), weight, check_count("batch", batch), noise
+    """Adds `weight` times the bound (R.1) on what samples tell of their latents to the objective of
+    `generator`, once attached to its optimizer."""
+    def __init__(self, generator: nn.Module, shape: tuple[int, ...], latent: int, weight: float,
+                 lr: float = 1e-3, batch: int = 64, width: int = 128,
+                 rng: torch.Generator | None = None, device: str | torch.device = "cpu",
+                 noise: float = 0.1):
+        check_positive("weight", weight); check_positive("lr", lr)
+        check_positive("noise", noise, zero=True)        # units of the data
+        self.generator, self.weight, self.noise = generator, weight, noise
+        self.latent, self.batch = check_count("latent", latent), check_count("batch", batch)
         self.rng, self.device = rng, torch.device(device)
-        self.posterior = Posterior(MLPGenerator((latent,), math.prod(shape), width, depth=2, bounded=False), latent).to(self.device)
+        mean = MLPGenerator((latent,), math.prod(shape), width, depth=2, bounded=False)
+        self.posterior = Posterior(mean, latent).to(self.device)
         self.optimizer = torch.optim.Adam(self.posterior.parameters(), lr)
 
-    def normal(self, *size: int) -> Tensor: return torch.randn(*size, generator=self.rng, device=self.device, dtype=self.posterior.log_std.dtype)
+    def normal(self, *size: int) -> Tensor:
+        dtype = self.posterior.log_std.dtype
+        return torch.randn(*size, generator=self.rng, device=self.device, dtype=dtype)
 
-    def observe(self, x: Tensor) -> Tensor:
-        "x (B, *shape) through the noise, differentiable in x."
-        return x + self.noise * self.normal(*x.shape)
+# %% ../nbs/04_regularisers.ipynb #ee2974a4
+@patch
+def observe(self: EntropyBound, x: Tensor) -> Tensor:
+    "x (B, *shape) through the noise, differentiable in x."
+    return x + self.noise * self.normal(*x.shape)
 
-    def bound(self, z: Tensor, x: Tensor) -> Tensor:
-        "H(z) + E ln q(z|x) in nats per sample, scalar, for z (B, latent) and x (B, *shape) as observed (R.1)."
-        return self.latent / 2 * math.log(2 * math.pi * math.e) + self.posterior(z, x).mean()  # (R.1)
+@patch
+def bound(self: EntropyBound, z: Tensor, x: Tensor) -> Tensor:
+    """H(z) + E ln q(z|x) in nats per sample, scalar, for z (B, latent) and x (B, *shape) as
+    observed (R.1)."""
+    return self.latent / 2 * math.log(2 * math.pi * math.e) + self.posterior(z, x).mean()  # (R.1)
 
-# %% ../nbs/04_regularisers.ipynb #7e3ec9b6
+# %% ../nbs/04_regularisers.ipynb #70a20846
 @patch
 def before_step(self: EntropyBound, *_) -> None:
     "Add -weight grad E ln q to the generator's `.grad`, and let q take a step, on one fresh batch."
-    z, theirs, mine = self.normal(self.batch, self.latent), [p for p in self.generator.parameters() if p.requires_grad], list(self.posterior.parameters())
-    with torch.enable_grad(): gradients = torch.autograd.grad(-self.bound(z, self.observe(self.generator(z))), theirs + mine)
+    z = self.normal(self.batch, self.latent)
+    theirs = [p for p in self.generator.parameters() if p.requires_grad]
+    mine = list(self.posterior.parameters())
+    with torch.enable_grad():
+        loss = -self.bound(z, self.observe(self.generator(z)))
+        gradients = torch.autograd.grad(loss, theirs + mine)
     for p, g in zip(theirs, gradients): p.grad = self.weight * g + (0 if p.grad is None else p.grad)
     for p, g in zip(mine, gradients[len(theirs):]): p.grad = g
     self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)
 
+# %% ../nbs/04_regularisers.ipynb #3399ddfe
 @patch
 def attach(self: EntropyBound, optimizer: torch.optim.Optimizer):
-    "Act before every step of `optimizer`, the generator's; the handle returned ends it with `.remove()`."
+    """Act before every step of `optimizer`, the generator's; the handle returned ends it with
+    `.remove()`."""
     held = {p for group in optimizer.param_groups for p in group["params"]}
-    if not held.issuperset(self.generator.parameters()): raise ValueError("optimizer does not hold every parameter of the generator; give the generator's own optimizer.")
+    if not held.issuperset(self.generator.parameters()):
+        raise ValueError("optimizer does not hold every parameter of the generator; give the "
+                         "generator's own optimizer.")
     return optimizer.register_step_pre_hook(self.before_step)

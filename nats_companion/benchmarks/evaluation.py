@@ -5,24 +5,27 @@
 # %% auto #0
 __all__ = ['feature_pair', 'ours', 'moments', 'clean_fid', 'relative', 'race', 'measure_frechet', 'measure_pytorch_fid',
            'measure_torch_fidelity', 'pictures', 'write_folder', 'as_float', 'folder_features', 'memory_distance',
-           'check_pipelines', 'race_pipelines', 'shares', 'measure_pipeline', 'measure_pipeline_pixels', 'generated',
-           'peaks', 'measure_memory']
+           'check_pipelines', 'shares', 'pipelines', 'race_pipelines', 'measure_pipeline', 'measure_pipeline_pixels',
+           'generated', 'peaks', 'measure_memory']
 
-# %% ../../nbs/benchmarks/4_evaluation.ipynb #efdc7ee2
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #39d7eb4d
 import statistics, tempfile, warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from .. import core
-from ..bench import Setting, alternate, benchmark, kernel_seconds, peak_bytes, peer, ratios
+from ..bench import (Setting, alternate, benchmark, kernel_seconds, peak_bytes, peer,
+                                  ratios)
 
-# %% ../../nbs/benchmarks/4_evaluation.ipynb #c55e0dcf
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #5436dac8
 def feature_pair(n: int, d: int, device: str = "cpu", seed: int = 0):
     "Two sets of n correlated features (n, d), float32."
     import torch
     random = core.rng(seed, "features")
     mix = torch.randn(d, d, generator=random)/d**0.5
-    return (torch.randn(n, d, generator=random)@mix).to(device), (0.1 + 1.1*torch.randn(n, d, generator=random)@mix).to(device)
+    real = torch.randn(n, d, generator=random)@mix
+    fake = 0.1 + 1.1*torch.randn(n, d, generator=random)@mix
+    return real.to(device), fake.to(device)
 
 def ours(real, fake) -> float:
     from nats_companion import metrics
@@ -37,136 +40,215 @@ def clean_fid(real, fake) -> float:
     from cleanfid.fid import fid_from_feats
     return float(fid_from_feats(real.cpu().numpy(), fake.cpu().numpy()))
 
-# %% ../../nbs/benchmarks/4_evaluation.ipynb #db0065aa
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #782cf7f8
 def relative(a: float, b: float, tolerance: float) -> float:
-    "|a - b|/|b|; a `RuntimeError` where it is above `tolerance`, since then the two sides did not do the same."
-    if not abs(a - b) <= tolerance*abs(b): raise RuntimeError(f"the two sides disagree: {a!r} and {b!r}, more than {tolerance:g} apart; their times cannot be compared.")
+    """|a - b|/|b|; a `RuntimeError` where it is above `tolerance`,
+    since then the two sides did not do the same."""
+    if not abs(a - b) <= tolerance*abs(b):
+        raise RuntimeError(f"the two sides disagree: {a!r} and {b!r}, more than {tolerance:g} "
+                           "apart; their times cannot be compared.")
     return abs(a - b)/abs(b)
 
-def race(setting: Setting, theirs: Callable, n: int = 10_000, d: int = 2048) -> tuple[list[float], dict]:
+def race(setting: Setting, theirs: Callable, n: int = 10_000,
+         d: int = 2048) -> tuple[list[float], dict]:
     "Time of `ours` over that of `theirs`, statistics included, on features (n, d)."
     pair, found = feature_pair(n, d, setting.device), {}
-    def keep(name, distance): found[name] = distance(*pair)
-    times = alternate({name: (lambda name=name, f=f: keep(name, f)) for name, f in dict(ours=ours, theirs=theirs).items()}, setting.rounds, warmup=0, device=setting.device)
-    return ratios(times, clock=setting.clock), {name: asdict(t) for name, t in times.items()} | dict(distances=found, relative_difference=relative(found["ours"], found["theirs"], 1e-6), profile=kernel_seconds(lambda: ours(*pair), device=setting.device))
+    def run_ours(): found["ours"] = ours(*pair)
+    def run_theirs(): found["theirs"] = theirs(*pair)
+    times = alternate(dict(ours=run_ours, theirs=run_theirs), setting.rounds, warmup=0,
+                      device=setting.device)
+    apart = relative(found["ours"], found["theirs"], 1e-6)
+    profile = kernel_seconds(lambda: ours(*pair), device=setting.device)
+    details = {name: asdict(t) for name, t in times.items()}
+    details |= dict(distances=found, relative_difference=apart, profile=profile)
+    return ratios(times, clock=setting.clock), details
 
-# %% ../../nbs/benchmarks/4_evaluation.ipynb #443b2445
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #d1388361
 @benchmark("frechet", "Fréchet distance, 10,000 x 2048", "clean-fid", "x", 0.3, rounds=3)
 def measure_frechet(setting: Setting) -> tuple[list[float], dict]:
     "Time over clean-fid's."
     return race(setting, clean_fid)
 
-@benchmark("frechet-pytorch-fid", "Fréchet distance, 10,000 x 2048", "pytorch-fid", "x", 0.3, rounds=3)
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #2bf4f40d
+@benchmark("frechet-pytorch-fid", "Fréchet distance, 10,000 x 2048", "pytorch-fid", "x", 0.3,
+           rounds=3)
 def measure_pytorch_fid(setting: Setting) -> tuple[list[float], dict]:
-    "Time over pytorch-fid's; its function for moments takes image files, so `moments` does its two lines here."
-    with peer(setting, "pytorch-fid", "the package pytorch-fid"): from pytorch_fid.fid_score import calculate_frechet_distance
-    def theirs(*sides): return float(calculate_frechet_distance(*[m for x in sides for m in moments(x.cpu().numpy())]))
+    """Time over pytorch-fid's; its function for moments takes image files,
+    so `moments` does its two lines here."""
+    with peer(setting, "pytorch-fid", "the package pytorch-fid"):
+        from pytorch_fid.fid_score import calculate_frechet_distance
+    def theirs(*sides):
+        found = [m for x in sides for m in moments(x.cpu().numpy())]
+        return float(calculate_frechet_distance(*found))
     return race(setting, theirs)
 
-@benchmark("frechet-torch-fidelity", "Fréchet distance, 10,000 x 2048", "torch-fidelity", "x", 1.0, rounds=3)
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #88f75d33
+@benchmark("frechet-torch-fidelity", "Fréchet distance, 10,000 x 2048", "torch-fidelity", "x", 1.0,
+           rounds=3)
 def measure_torch_fidelity(setting: Setting) -> tuple[list[float], dict]:
     "Time over torch-fidelity's."
-    with peer(setting, "torch-fidelity", "the package torch-fidelity"): from torch_fidelity import metric_fid
-    def theirs(*sides): return metric_fid.fid_statistics_to_metric(*(metric_fid.fid_features_to_statistics(x.cpu()) for x in sides), verbose=False)[metric_fid.KEY_METRIC_FID]
+    with peer(setting, "torch-fidelity", "the package torch-fidelity"):
+        from torch_fidelity import metric_fid
+    def theirs(*sides):
+        found = (metric_fid.fid_features_to_statistics(x.cpu()) for x in sides)
+        distance = metric_fid.fid_statistics_to_metric(*found, verbose=False)
+        return distance[metric_fid.KEY_METRIC_FID]
     return race(setting, theirs)
 
-# %% ../../nbs/benchmarks/4_evaluation.ipynb #fd399ba3
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #0582061a
 def pictures(n: int, colour: bool, split: str = "test"):
-    "n images 32 x 32, an `ImageSet`: Fashion-MNIST, or in colour three of its garments in the channels of one image."
+    """n images 32 x 32, an `ImageSet`: Fashion-MNIST, or in colour
+    three of its garments in the channels of one image."""
     import torch
     from nats_companion.data import load
     grey = load("fashion-mnist-compact", split).take(torch.arange(n)).resized(32)
-    return replace(grey, images=torch.cat([grey.images.roll(k, 0) for k in range(3)], 1)) if colour else grey
+    if not colour: return grey
+    return replace(grey, images=torch.cat([grey.images.roll(k, 0) for k in range(3)], 1))
 
 def write_folder(images, folder) -> None:
     "Write `images` (N,C,H,W) uint8, C 1 or 3, to `folder` as PNG files, in order."
     from PIL import Image
-    for i, image in enumerate(images.cpu().permute(0, 2, 3, 1).numpy()): Image.fromarray(image.squeeze()).save(Path(folder)/f"{i:06}.png")
+    for i, image in enumerate(images.cpu().permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image.squeeze()).save(Path(folder)/f"{i:06}.png")
 
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #0ea093d5
 def as_float(pixels): return pixels.astype("float32")  # in place of clean-fid's resize
 
-def folder_features(folder, extractor: str, channels: int, device: str = "cpu", batch: int = 500, workers: int = 0):
-    "clean-fid's way from a folder to features (N,F), as an array; it turns grey into colour, so the extractor is given the first `channels`."
+def folder_features(folder, extractor: str, channels: int, device: str = "cpu",
+                    batch: int = 500, workers: int = 0):
+    """clean-fid's way from a folder to features (N,F), as an array;
+    it turns grey into colour, so the extractor is given the first `channels`."""
     import torch
     from cleanfid.fid import get_folder_features
     from nats_companion.metrics import EXTRACTORS
-    def network(pixels): return EXTRACTORS[extractor].extract(pixels[:, :channels].div(127.5).sub_(1), batch)[0]
-    return get_folder_features(str(folder), network, num_workers=workers, batch_size=batch, device=torch.device(device), custom_fn_resize=as_float, verbose=False)
+    def network(pixels):
+        return EXTRACTORS[extractor].extract(pixels[:, :channels].div(127.5).sub_(1), batch)[0]
+    return get_folder_features(str(folder), network, num_workers=workers, batch_size=batch,
+                               device=torch.device(device), custom_fn_resize=as_float,
+                               verbose=False)
 
 def memory_distance(images, reference, batch: int = 500) -> float:
     "Ours, from `images` (N,C,H,W) uint8 in memory."
     from nats_companion import data, metrics
-    return metrics.evaluate(map(data.to_float, images.split(batch)), reference, brief=True)[reference.label]
+    parts = map(data.to_float, images.split(batch))
+    return metrics.evaluate(parts, reference, brief=True)[reference.label]
 
-# %% ../../nbs/benchmarks/4_evaluation.ipynb #55a4ca7c
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #30959fd6
+#| export
+
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #af113ba1
 def check_pipelines(folder, images, reference) -> dict[str, float]:
-    "How far features and distances of both sides are apart; a `RuntimeError` where that is too far."
+    """How far features and distances of both sides are apart;
+    a `RuntimeError` where that is too far."""
     import numpy as np
     from cleanfid.fid import frechet_distance
     from nats_companion import data, metrics
-    theirs, real = folder_features(folder, reference.extractor, images.shape[1], images.device.type), reference.features.numpy()
+    theirs = folder_features(folder, reference.extractor, images.shape[1], images.device.type)
+    real = reference.features.numpy()
     mine = metrics.EXTRACTORS[reference.extractor].extract(data.to_float(images), 500)[0].numpy()
     apart, distance = float(np.abs(theirs - mine).max()), memory_distance(images, reference)
-    if apart > 1e-6: raise RuntimeError(f"the features are {apart:g} apart; the extractor was not shown the same images on both sides.")
-    exact, single = (float(frechet_distance(*moments(theirs.astype(t)), *moments(real.astype(t)))) for t in ("float64", "float32"))
-    return dict(feature_difference=apart, relative_difference=relative(distance, exact, 1e-6), single_precision_difference=relative(distance, single, 1e-3))
+    if apart > 1e-6:
+        raise RuntimeError(f"the features are {apart:g} apart; "
+                           "the extractor was not shown the same images on both sides.")
+    exact, single = (float(frechet_distance(*moments(theirs.astype(t)), *moments(real.astype(t))))
+                     for t in ("float64", "float32"))
+    return dict(feature_difference=apart, relative_difference=relative(distance, exact, 1e-6),
+                single_precision_difference=relative(distance, single, 1e-3))
 
-def race_pipelines(setting: Setting, extractor: str, colour: bool, n: int = 10_000, workers: int = 12) -> tuple[list[float], dict]:
-    "Time of ours over clean-fid's, for n images; a further run of theirs has `workers` processes, by default as many as clean-fid starts."
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #2a9c1e22
+def shares(times: dict, clock: str) -> dict[str, float]:
+    """Ratios of medians: of the extractor alone (`floor`), of ours with the writing of files on
+    their side, and of wall time with workers on theirs."""
+    ours, theirs, extractor, writing = (statistics.median(getattr(times[name], clock))
+                                        for name in ("ours", "theirs", "extractor", "writing"))
+    wall = statistics.median(times["ours"].wall)
+    return dict(floor=extractor/theirs, with_writing=ours/(theirs + writing),
+                wall_with_workers=wall/times["with_workers"].wall[0])
+
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #102b7117
+def pipelines(folder, images, reference) -> dict[str, Callable[..., object]]:
+    "The two ways to a distance, and the extractor alone, on images that were made ready for it."
     from cleanfid.fid import frechet_distance
     from nats_companion import data, metrics
-    reference, images = metrics.reference(pictures(n, colour, "train"), extractor=extractor), pictures(n, colour).images.to(setting.device)
-    real, prepared = moments(reference.features.numpy()), [data.to_float(part) for part in images.split(500)]
+    extractor, real = reference.extractor, moments(reference.features.numpy())
+    prepared = [data.to_float(part) for part in images.split(500)]
+    def ours(): return memory_distance(images, reference)
+    def theirs(**how):
+        features = folder_features(folder, extractor, images.shape[1], images.device.type, **how)
+        return frechet_distance(*moments(features), *real)
+    def extract(): return [metrics.EXTRACTORS[extractor].extract(part, 500) for part in prepared]
+    return dict(ours=ours, theirs=theirs, extractor=extract)
+
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #4cdd601a
+def race_pipelines(setting: Setting, extractor: str, colour: bool, n: int = 10_000,
+                   workers: int = 12) -> tuple[list[float], dict]:
+    """Time of ours over clean-fid's, for n images; a further run of theirs has `workers` processes,
+    by default as many as clean-fid starts."""
+    from nats_companion import metrics
+    reference = metrics.reference(pictures(n, colour, "train"), extractor=extractor)
+    images = pictures(n, colour).images.to(setting.device)
     with tempfile.TemporaryDirectory() as folder:
-        def theirs(**how): return frechet_distance(*moments(folder_features(folder, extractor, images.shape[1], setting.device, **how)), *real)
-        candidates = dict(ours=lambda: memory_distance(images, reference), theirs=theirs, extractor=lambda: [metrics.EXTRACTORS[extractor].extract(part, 500) for part in prepared])
+        sides = pipelines(folder, images, reference)
         times = alternate(dict(writing=lambda: write_folder(images, folder)), rounds=1, warmup=0)
         agreement = check_pipelines(folder, images, reference)
-        times |= alternate(candidates, setting.rounds, device=setting.device)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):   # of more workers than cores
-            times |= alternate(dict(with_workers=lambda: theirs(workers=workers)), rounds=1, warmup=0)
-    return ratios(times, clock=setting.clock), {name: asdict(t) for name, t in times.items()} | agreement | shares(times, setting.clock) | dict(workers=workers, profile=kernel_seconds(candidates["ours"], device=setting.device))
+        times |= alternate(sides, setting.rounds, device=setting.device)
+        with_workers = dict(with_workers=lambda: sides["theirs"](workers=workers))
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of too many workers
+            times |= alternate(with_workers, rounds=1, warmup=0)
+    details = {name: asdict(t) for name, t in times.items()}
+    details |= agreement | shares(times, setting.clock)
+    details |= dict(workers=workers, profile=kernel_seconds(sides["ours"], device=setting.device))
+    return ratios(times, clock=setting.clock), details
 
-def shares(times: dict, clock: str) -> dict[str, float]:
-    "Ratios of medians: of the extractor alone (`floor`), of ours with the writing of files on their side, and of wall time with workers on theirs."
-    ours, theirs, extractor, writing = (statistics.median(getattr(times[name], clock)) for name in ("ours", "theirs", "extractor", "writing"))
-    return dict(floor=extractor/theirs, with_writing=ours/(theirs + writing),
-                wall_with_workers=statistics.median(times["ours"].wall)/times["with_workers"].wall[0])
-
-# %% ../../nbs/benchmarks/4_evaluation.ipynb #8a6a23dd
-@benchmark("pipeline", "10,000 colour images to a distance, CIFAR-10 classifier", "clean-fid, a folder of PNG", "x", 0.1)
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #23f14148
+@benchmark("pipeline", "10,000 colour images to a distance, CIFAR-10 classifier",
+           "clean-fid, a folder of PNG", "x", 0.1)
 def measure_pipeline(setting: Setting) -> tuple[list[float], dict]:
     "Time over clean-fid's, without the writing of its files."
     return race_pipelines(setting, "cifar10", colour=True)
 
-@benchmark("pipeline-pixels", "10,000 grey images to a distance, pixels", "clean-fid, a folder of PNG", "x", 0.1)
+@benchmark("pipeline-pixels", "10,000 grey images to a distance, pixels",
+           "clean-fid, a folder of PNG", "x", 0.1)
 def measure_pipeline_pixels(setting: Setting) -> tuple[list[float], dict]:
     "The same with an extractor that costs next to nothing."
     return race_pipelines(setting, "pixels", colour=False)
 
-# %% ../../nbs/benchmarks/4_evaluation.ipynb #0fd53e42
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #8aa3e780
 def generated(n: int, device: str = "cpu", batch: int = 500) -> Iterator:
     "n images (batch,3,32,32) at a time from a small DCGAN generator."
     import torch
     from nats_companion import networks
-    with core.seeded(0, "bench"): generator = networks.build("dcgan", (3, 32, 32), latent=32, width=16)[0].eval().to(device)
+    with core.seeded(0, "bench"):
+        generator = networks.build("dcgan", (3, 32, 32), latent=32, width=16)[0].eval().to(device)
     random = core.rng(0, "latents")
     for start in range(0, n, batch):
-        with torch.no_grad(): yield generator(torch.randn(min(batch, n - start), 32, generator=random).to(device))
+        with torch.no_grad():
+            yield generator(torch.randn(min(batch, n - start), 32, generator=random).to(device))
 
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #322ee3b9
 def peaks(setting: Setting, n: int, real: int = 2000, batch: int = 500) -> dict[str, int]:
     "Peak bytes of evaluations of n generated images and of a tenth of them."
     import torch
     from nats_companion import metrics
     reference = metrics.reference(pictures(real, colour=True), extractor="cifar10")
     def images(n): return generated(n, setting.device, batch)
-    def peak(make: Callable, brief: bool) -> int: return peak_bytes(lambda: metrics.evaluate(make(), reference, brief, batch=batch), setting.device)
-    metrics.evaluate(images(20), reference, brief=True)                                               # the classifier is loaded once
-    return dict(brief=peak(lambda: images(n), True), brief_tenth=peak(lambda: images(n//10), True), whole=peak(lambda: images(n), False),
-                whole_tenth=peak(lambda: images(n//10), False), tensor_tenth=peak(lambda: torch.cat(list(images(n//10))), True), images=n*3*32*32*4)
+    def peak(make: Callable, brief: bool) -> int:
+        evaluation = lambda: metrics.evaluate(make(), reference, brief, batch=batch)
+        return peak_bytes(evaluation, setting.device)
+    metrics.evaluate(images(20), reference, brief=True)           # the classifier is loaded once
+    return dict(brief=peak(lambda: images(n), True),
+                brief_tenth=peak(lambda: images(n//10), True),
+                whole=peak(lambda: images(n), False),
+                whole_tenth=peak(lambda: images(n//10), False),
+                tensor_tenth=peak(lambda: torch.cat(list(images(n//10))), True),
+                images=n*3*32*32*4)
 
-@benchmark("memory", "peak of an evaluation of 50,000 images", "of 5,000 images", "x", 1.1, rounds=1)
+# %% ../../nbs/benchmarks/4_evaluation.ipynb #19981acd
+@benchmark("memory", "peak of an evaluation of 50,000 images", "of 5,000 images", "x", 1.1,
+           rounds=1)
 def measure_memory(setting: Setting) -> tuple[list[float], dict]:
     "Peak bytes over those of a tenth of the images, brief."
     found = [peaks(setting, 50_000) for _ in range(setting.rounds)]
-    return [p["brief"]/p["brief_tenth"] for p in found], found[-1] | dict(whole_over_images=found[-1]["whole"]/found[-1]["images"])
+    last = found[-1]
+    details = last | dict(whole_over_images=last["whole"]/last["images"])
+    return [p["brief"]/p["brief_tenth"] for p in found], details

@@ -13,14 +13,17 @@ from pathlib import Path
 from .. import core
 from ..bench import Absent, Setting, alternate, benchmark, peak_bytes, ratios
 
-# %% ../../nbs/benchmarks/1_house.ipynb #b4856b77
+# %% ../../nbs/benchmarks/1_house.ipynb #447d580d
 def seconds_of(*words: str) -> float:
-    "Wall seconds of a command in a process of its own; one that fails raises a `RuntimeError` with the end of what it said."
+    """Wall seconds of a command in a process of its own;
+    one that fails raises a `RuntimeError` with the end of what it said."""
     start = time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode: raise RuntimeError(f"{' '.join(words)} failed: {done.stderr.strip()[-300:]}")
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed: {done.stderr.strip()[-300:]}")
     return time.perf_counter() - start
 
+# %% ../../nbs/benchmarks/1_house.ipynb #b65b4e26
 @benchmark("import", "import of all that a run needs", "import torch", "s", 0.3)
 def measure_import(setting: Setting) -> tuple[list[float], dict]:
     "Seconds beyond `import torch`."
@@ -36,68 +39,86 @@ def measure_list(setting: Setting) -> tuple[list[float], dict]:
     command = sys.executable, "-c", "from nats_companion.cli import main; main(['list'])"
     return [seconds_of(*command) for _ in range(setting.rounds)], {}
 
-# %% ../../nbs/benchmarks/1_house.ipynb #784ec982
+# %% ../../nbs/benchmarks/1_house.ipynb #71ad830d
 def nest_game(seed: int = 0, device: str = "cpu"):
-    "A small image GAN in two copies of one state: (generator, its optimizer, latents, discriminator_step, generator_loss)."
+    """A small image GAN in two copies of one state:
+    (generator, its optimizer, latents, discriminator_step, generator_loss)."""
     import torch
     from nats_companion import losses, networks
-    with core.seeded(seed, "bench"): pair = networks.build("dcgan", (1, 16, 16), latent=32, width=16)
+    with core.seeded(seed, "bench"):
+        pair = networks.build("dcgan", (1, 16, 16), latent=32, width=16)
     generator, discriminator = (m.to(device) for m in pair)
-    ours, theirs = (torch.optim.Adam(m.parameters(), 2e-4, betas=(0.5, 0.99)) for m in (generator, discriminator))
-    random, loss = core.rng(seed, "latents", device=device), losses.LOSSES["gan"]
-    real = torch.randn(64, 1, 16, 16, generator=core.rng(seed, "real", device=device), device=device).clamp(-1, 1)
+    of_g, of_d = (torch.optim.Adam(m.parameters(), 2e-4, betas=(0.5, 0.99))
+                  for m in (generator, discriminator))
+    random, of_real = (core.rng(seed, use, device=device) for use in ("latents", "real"))
+    real = torch.randn(64, 1, 16, 16, generator=of_real, device=device).clamp(-1, 1)
+    loss = losses.LOSSES["gan"]
+    def latents(n): return torch.randn(n, 32, generator=random, device=device)
     def discriminator_step(fake):
-        theirs.zero_grad(set_to_none=True)
+        of_d.zero_grad(set_to_none=True)
         loss.discriminator(discriminator(real), discriminator(fake)).backward()
-        theirs.step()
+        of_d.step()
     def generator_loss(fake): return loss.generator(None, discriminator(fake))
-    return generator, ours, (lambda n: torch.randn(n, 32, generator=random, device=device)), discriminator_step, generator_loss
+    return generator, of_g, latents, discriminator_step, generator_loss
 
+# %% ../../nbs/benchmarks/1_house.ipynb #337fa4b1
 def by_hand(generator, optimizer, latents, discriminator_step, generator_loss, weights) -> None:
-    "One annealed iteration in bare PyTorch: the generator's weighted gradients add up over the nest."
+    """One annealed iteration in bare PyTorch:
+    the generator's weighted gradients add up over the nest."""
     import torch
     optimizer.zero_grad(set_to_none=True)
     for weight in weights:
         with torch.no_grad(): fake = generator(latents(64))
         discriminator_step(fake)
-        (weight*generator_loss(generator(latents(64)))).backward(inputs=list(generator.parameters()))
+        (weight*generator_loss(generator(latents(64)))).backward(
+            inputs=list(generator.parameters()))
     optimizer.step()
 
-@benchmark("nest", "NATS iteration, N_d = 15, accumulate", "the same steps by hand", "x", 1.02, rounds=9)
+# %% ../../nbs/benchmarks/1_house.ipynb #7da1785d
+@benchmark("nest", "NATS iteration, N_d = 15, accumulate", "the same steps by hand", "x", 1.02,
+           rounds=9)
 def measure_nest(setting: Setting) -> tuple[list[float], dict]:
     "CPU time of one iteration through `nest.Nest` over that of `by_hand`."
     from nats_companion import annealing
     from nats_companion.nest import Nest
     weights = annealing.geometric(15, normalise=True).tolist()
     generator, optimizer, latents, *closures = nest_game(device=setting.device)
-    nest, other = Nest(generator, optimizer, latents, weights, "accumulate"), nest_game(device=setting.device)
-    times = alternate({"ours": lambda: nest(*closures), "theirs": lambda: by_hand(*other, weights)}, setting.rounds, device=setting.device)
+    nest = Nest(generator, optimizer, latents, weights, "accumulate")
+    other = nest_game(device=setting.device)
+    sides = dict(ours=lambda: nest(*closures), theirs=lambda: by_hand(*other, weights))
+    times = alternate(sides, setting.rounds, device=setting.device)
     return ratios(times, clock=setting.clock), {name: asdict(t) for name, t in times.items()}
 
-# %% ../../nbs/benchmarks/1_house.ipynb #eefee1b9
+# %% ../../nbs/benchmarks/1_house.ipynb #f031378a
 def peaks(weights: list[float], device: str = "cpu") -> dict[str, int]:
-    "Peak bytes of tensors in one iteration, through `nest.Nest` and by hand, optimizer states made before."
+    """Peak bytes of tensors in one iteration, through `nest.Nest` and by hand,
+    optimizer states made before."""
     from nats_companion.nest import Nest
     generator, optimizer, latents, *closures = nest_game(device=device)
-    nest, other = Nest(generator, optimizer, latents, weights, "accumulate"), nest_game(device=device)
+    nest = Nest(generator, optimizer, latents, weights, "accumulate")
+    other = nest_game(device=device)
     sides = dict(ours=lambda: nest(*closures), theirs=lambda: by_hand(*other, weights))
     for once in sides.values(): once()
     return {name: peak_bytes(once, device) for name, once in sides.items()}
 
 @benchmark("nest-memory", "peak memory of the same", "the same steps by hand", "x", 1.05, rounds=1)
 def measure_nest_memory(setting: Setting) -> tuple[list[float], dict]:
-    "Peak bytes of one iteration through `nest.Nest` over those of `by_hand`; the count is exact, so one round is enough."
+    """Peak bytes of one iteration through `nest.Nest` over those of `by_hand`;
+    the count is exact, so one round is enough."""
     from nats_companion import annealing
-    found = [peaks(annealing.geometric(15, normalise=True).tolist(), setting.device) for _ in range(setting.rounds)]
+    weights = annealing.geometric(15, normalise=True).tolist()
+    found = [peaks(weights, setting.device) for _ in range(setting.rounds)]
     return [f["ours"]/f["theirs"] for f in found], dict(bytes=found[-1])
 
-# %% ../../nbs/benchmarks/1_house.ipynb #632a1cc2
+# %% ../../nbs/benchmarks/1_house.ipynb #f8cf4f64
 def slope(x: list[float], y: list[float]) -> float:
     "The slope of ln y against ln x by least squares."
     u, v = ([math.log(t) for t in values] for values in (x, y))
     centre = statistics.mean(u)
-    return sum((a - centre)*b for a, b in zip(u, v))/sum((a - centre)**2 for a in u)
+    covariance = sum((a - centre)*b for a, b in zip(u, v))
+    return covariance/sum((a - centre)**2 for a in u)
 
+# %% ../../nbs/benchmarks/1_house.ipynb #b4bcc4d4
 @benchmark("growth", "a carried sweep, M in 5, 10, 20, 50", "M", "exponent", 1.05, rounds=3)
 def measure_growth(setting: Setting) -> tuple[list[float], dict]:
     "The exponent of the CPU time of a sweep over a pool of 320."
@@ -105,27 +126,40 @@ def measure_growth(setting: Setting) -> tuple[list[float], dict]:
     from nats_companion.nest import descent
     generator, _, latents, discriminator_step, generator_loss = nest_game(device=setting.device)
     pool, rng = latents(320), core.rng(0, "order")
+    def draw(z): return generator(z).detach()
     def sweep(m):
-        cfg.carried_sweep(lambda z: generator(z).detach(), pool, None, discriminator_step, [1.0]*m, lambda _: descent(generator_loss), 0.1, 64, 1, rng)
+        cfg.carried_sweep(draw, pool, None, discriminator_step, [1.0]*m,
+                          lambda _: descent(generator_loss), 0.1, 64, 1, rng)
     lengths = (5, 10, 20, 50)
-    times = alternate({str(m): (lambda m=m: sweep(m)) for m in lengths}, setting.rounds, device=setting.device)
-    return [slope(lengths, [getattr(times[str(m)], setting.clock)[r] for m in lengths]) for r in range(setting.rounds)], {m: asdict(t) for m, t in times.items()}
+    sweeps = {str(m): (lambda m=m: sweep(m)) for m in lengths}
+    times = alternate(sweeps, setting.rounds, device=setting.device)
+    by_round = zip(*(getattr(times[str(m)], setting.clock) for m in lengths))
+    return [slope(lengths, s) for s in by_round], {m: asdict(t) for m, t in times.items()}
 
-# %% ../../nbs/benchmarks/1_house.ipynb #f1cf8d9f
+# %% ../../nbs/benchmarks/1_house.ipynb #6e6ad7fd
 def wall_of(jobs: int, steps: int) -> float:
-    "Wall seconds of two training notebooks of `steps` discriminator steps each, at most `jobs` of them at once."
-    from nats_companion import repro
+    """Wall seconds of two training notebooks of `steps` discriminator steps each,
+    at most `jobs` of them at once."""
+    from nats_companion.engine import engine
+    from nats_companion.items import notebooks_folder
+    from nats_companion.jobs import Job
     with tempfile.TemporaryDirectory() as folder:
-        out, notebook, start = Path(folder), repro.notebooks_folder()/"experiments"/"run.ipynb", time.perf_counter()
-        pair = [repro.Job(f"run-{seed}", notebook, out/"notebooks"/f"{seed}.ipynb", dict(configs=[dict(steps=steps, evaluations=1, samples=500, seed=seed)], device="cpu")) for seed in range(2)]
-        for job in itertools.chain.from_iterable(repro.engine(pair, out, jobs)):
-            if job.error: raise RuntimeError(f"{job.name} failed: {job.error}")
+        out, notebook = Path(folder), notebooks_folder()/"experiments"/"run.ipynb"
+        start = time.perf_counter()
+        def job(seed):
+            config = dict(steps=steps, evaluations=1, samples=500, seed=seed)
+            return Job(f"run-{seed}", str(notebook), str(out), dict(configs=[config], device="cpu"))
+        pair = [job(seed) for seed in range(2)]
+        for done, report in itertools.chain.from_iterable(engine(pair, out, jobs)):
+            if report.error: raise RuntimeError(f"{done.name} failed: {report.error}")
         return time.perf_counter() - start
 
-@benchmark("jobs", "two runs at once", "one after the other", "x throughput", 1.7, rounds=2, least=True)
+# %% ../../nbs/benchmarks/1_house.ipynb #5a483abc
+@benchmark("jobs", "two runs at once", "one after the other", "x throughput", 1.7,
+           rounds=2, least=True)
 def measure_jobs(setting: Setting) -> tuple[list[float], dict]:
     "Wall time of two runs one after the other over that of both at once."
-    from nats_companion import repro
-    if repro.cores() < 2: raise Absent("needs two cores")
+    from nats_companion.engine import cores
+    if cores() < 2: raise Absent("needs two cores")
     apart, together = zip(*((wall_of(1, 3000), wall_of(2, 3000)) for _ in range(setting.rounds)))
     return [a/b for a, b in zip(apart, together)], dict(apart=list(apart), together=list(together))

@@ -15,39 +15,52 @@ from torch import Tensor, nn
 from .. import cfg, core, data, losses, networks
 from ..bench import Absent, Setting, alternate, benchmark, ratios
 
-# %% ../../nbs/benchmarks/5_ways.ipynb #c091b05c
+# %% ../../nbs/benchmarks/5_ways.ipynb #3e7c9857
 LOSS = losses.LOSSES["gan"]
 
 class Game:
     "Networks, optimizers and a batch of real images, all from one seed."
-    def __init__(self, network: str = "dcgan", size: int = 32, width: int = 32, spectral_norm: bool = False, channels_last: bool = False, device: str = "cpu", batch: int = 64, **adam):
+    def __init__(self, network: str = "dcgan", size: int = 32, width: int = 32,
+                 spectral_norm: bool = False, channels_last: bool = False,
+                 device: str = "cpu", batch: int = 64, **adam):
         layout = dict(memory_format=torch.channels_last) if channels_last else {}
-        with core.seeded(0, "ways"): pair = networks.build(network, (1, size, size), latent=64, width=width, spectral_norm=spectral_norm)
+        with core.seeded(0, "ways"):
+            pair = networks.build(network, (1, size, size), latent=64, width=width,
+                                  spectral_norm=spectral_norm)
         self.generator, self.discriminator = (m.to(device, **layout) for m in pair)
-        self.of_g, self.of_d = (torch.optim.Adam(m.parameters(), 2e-4, **adam) for m in (self.generator, self.discriminator))
+        self.of_g, self.of_d = (torch.optim.Adam(m.parameters(), 2e-4, **adam)
+                                for m in (self.generator, self.discriminator))
         random = core.rng(0, "ways", device=device)
         self.z = torch.randn(batch, 64, generator=random, device=device)
-        self.real, self.other = (x.to(**layout) for x in torch.rand(2, batch, 1, size, size, generator=random, device=device)*2 - 1)
+        images = torch.rand(2, batch, 1, size, size, generator=random, device=device)*2 - 1
+        self.real, self.other = (x.to(**layout) for x in images)
 
     def discriminator_step(self, fake: Tensor, apart: bool = False) -> Tensor:
         "One update on the real batch and `fake`, in one pass or `apart`; returns the loss."
-        real_logits, fake_logits = (self.discriminator(self.real), self.discriminator(fake)) if apart else self.discriminator(torch.cat([self.real, fake])).chunk(2)
-        loss = LOSS.discriminator(real_logits, fake_logits)
-        self.of_d.zero_grad(set_to_none=True); loss.backward(); self.of_d.step()
+        if apart: logits = self.discriminator(self.real), self.discriminator(fake)
+        else: logits = self.discriminator(torch.cat([self.real, fake])).chunk(2)
+        loss = LOSS.discriminator(*logits)
+        self.of_d.zero_grad(set_to_none=True)
+        loss.backward()
+        self.of_d.step()
         return loss.detach()
 
     def generator_step(self) -> Tensor:
         "One update of the generator; returns the loss."
         loss = LOSS.generator(None, self.discriminator(self.generator(self.z)))
-        self.of_g.zero_grad(set_to_none=True); loss.backward(inputs=list(self.generator.parameters())); self.of_g.step()
+        self.of_g.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(self.generator.parameters()))
+        self.of_g.step()
         return loss.detach()
 
-# %% ../../nbs/benchmarks/5_ways.ipynb #e96b8270
-def saves(name: str, what: str, way: Callable[[Setting], dict[str, Callable]], rounds: int = 7) -> None:
+# %% ../../nbs/benchmarks/5_ways.ipynb #e81a4af4
+def saves(name: str, what: str, way: Callable[[Setting], dict[str, Callable]],
+          rounds: int = 7) -> None:
     "Enter the row `way-`NAME: `way(setting)` gives the work `before` and `after`."
     def measure(setting: Setting) -> tuple[list[float], dict]:
         times = alternate(way(setting), setting.rounds, device=setting.device)
-        return ratios(times, "after", "before", setting.clock), {n: asdict(t) for n, t in times.items()}
+        taken = {n: asdict(t) for n, t in times.items()}
+        return ratios(times, "after", "before", setting.clock), taken
     benchmark(f"way-{name}", what, "before", "x", 1.0, rounds)(measure)
 
 def repeated(times: int, work: Callable[[], object]) -> Callable[[], None]:
@@ -56,16 +69,21 @@ def repeated(times: int, work: Callable[[], object]) -> Callable[[], None]:
         for _ in range(times): work()
     return run
 
-# %% ../../nbs/benchmarks/5_ways.ipynb #c217d4e4
+# %% ../../nbs/benchmarks/5_ways.ipynb #f8c366fc
 def carry(setting: Setting, length: int = 15, pool: int = 640, **options) -> dict[str, Callable]:
     "The sweep of a stage with new latents for each update, and with a carried pool."
     game = Game(device=setting.device, channels_last=True, **options)
-    random, latents = core.rng(0, "pool"), game.z.repeat(-(-pool//len(game.z)), 1)[:pool]
+    random = core.rng(0, "pool")
+    copies = -(-pool//len(game.z))                          # rounded up
+    latents = game.z.repeat(copies, 1)[:pool]
     @torch.no_grad()
     def draw(z): return torch.cat([game.generator(part) for part in z.split(64)])
-    def swept(sweep): return lambda: sweep(draw, latents, game.discriminator, game.discriminator_step, [1.0]*length, cfg.gradient_field, 0.1, len(game.z), 1, random)
+    def swept(sweep):
+        return lambda: sweep(draw, latents, game.discriminator, game.discriminator_step,
+                             [1.0]*length, cfg.gradient_field, 0.1, len(game.z), 1, random)
     return dict(before=swept(cfg.fresh_sweep), after=swept(cfg.carried_sweep))
 
+# %% ../../nbs/benchmarks/5_ways.ipynb #c760c5da
 def freeze(setting: Setting, **options) -> dict[str, Callable]:
     "A push by `backward()`, and by the gradient for the samples alone."
     game = Game(device=setting.device, **options)
@@ -76,29 +94,36 @@ def freeze(setting: Setting, **options) -> dict[str, Callable]:
     field = cfg.gradient_field(game.discriminator)
     return dict(before=backward, after=lambda: field(game.other))
 
+saves("carry", "samples for the discriminators of a stage, M = 15", carry, rounds=3)
+saves("freeze", "a push of 64 images", freeze, rounds=15)
+
+# %% ../../nbs/benchmarks/5_ways.ipynb #7c7b46c7
 def no_graph(setting: Setting, **options) -> dict[str, Callable]:
     "A discriminator step on fakes made with a graph, and without one."
     game = Game(device=setting.device, **options)
+    def before(): return game.discriminator_step(game.generator(game.z).detach())
     def after():
         with torch.no_grad(): fake = game.generator(game.z)
         return game.discriminator_step(fake)
-    return dict(before=lambda: game.discriminator_step(game.generator(game.z).detach()), after=after)
+    return dict(before=before, after=after)
 
 def one_pass(setting: Setting, **options) -> dict[str, Callable]:
-    "Thirty discriminator steps of the MLP with a pass each for real and fake samples, and with one for both."
-    game = Game(**(dict(network="mlp", size=14, width=128, spectral_norm=True, device=setting.device) | options))
-    return {name: repeated(30, lambda apart=apart: game.discriminator_step(game.other, apart)) for name, apart in (("before", True), ("after", False))}
+    """Thirty discriminator steps of the MLP with a pass each for real and fake samples,
+    and with one for both."""
+    mlp = dict(network="mlp", size=14, width=128, spectral_norm=True, device=setting.device)
+    game = Game(**(mlp | options))
+    def steps(apart): return repeated(30, lambda: game.discriminator_step(game.other, apart))
+    return dict(before=steps(True), after=steps(False))
 
-saves("carry", "samples for the discriminators of a stage, M = 15", carry, rounds=3)
-saves("freeze", "a push of 64 images", freeze, rounds=15)
 saves("no-graph", "a discriminator step", no_graph, rounds=9)
 saves("one-pass", "30 discriminator steps, MLP with spectral norm", one_pass, rounds=9)
 
-# %% ../../nbs/benchmarks/5_ways.ipynb #6e03de66
+# %% ../../nbs/benchmarks/5_ways.ipynb #a2c278b9
 def fused(setting: Setting, **options) -> dict[str, Callable]:
     "Fifty updates of the MLP's discriminator by Adam, as a loop over its parameters and fused."
     def updates(**adam):
-        game = Game(**(dict(network="mlp", size=14, width=128, device=setting.device) | adam | options))
+        mlp = dict(network="mlp", size=14, width=128, device=setting.device)
+        game = Game(**(mlp | adam | options))
         game.discriminator_step(game.other)
         return repeated(50, game.of_d.step)
     return dict(before=updates(foreach=False), after=updates(fused=True))
@@ -106,14 +131,15 @@ def fused(setting: Setting, **options) -> dict[str, Callable]:
 def layout(setting: Setting, **options) -> dict[str, Callable]:
     "A discriminator step and a generator step of a DCGAN, channels first and channels last."
     def steps(channels_last):
-        game = Game(**(dict(device=setting.device, fused=True, channels_last=channels_last) | options))
+        how = dict(device=setting.device, fused=True, channels_last=channels_last)
+        game = Game(**(how | options))
         return lambda: (game.discriminator_step(game.other), game.generator_step())
     return dict(before=steps(False), after=steps(True))
 
 saves("fused", "50 updates of an MLP by Adam", fused, rounds=9)
 saves("channels-last", "a D step and a G step, DCGAN 32x32", layout, rounds=9)
 
-# %% ../../nbs/benchmarks/5_ways.ipynb #c4959990
+# %% ../../nbs/benchmarks/5_ways.ipynb #9f0a4857
 class Arrays(torch.utils.data.Dataset):
     "Images as most tutorials keep them: one at a time, turned into a float tensor when asked for."
     def __init__(self, images: Tensor): self.images = images
@@ -123,38 +149,55 @@ class Arrays(torch.utils.data.Dataset):
 def in_memory(setting: Setting, count: int = 6400) -> dict[str, Callable]:
     "A pass over the images in batches of 64, by a data loader and by index."
     real = data.load("fashion-mnist-compact").take(range(count))
-    loader, random = torch.utils.data.DataLoader(Arrays(real.images), batch_size=64, shuffle=True), core.rng(0, "batches")
-    return dict(before=lambda: [batch for batch in loader], after=lambda: [real.sample(64, random) for _ in range(count//64)])
+    loader = torch.utils.data.DataLoader(Arrays(real.images), batch_size=64, shuffle=True)
+    random = core.rng(0, "batches")
+    return dict(before=lambda: [batch for batch in loader],
+                after=lambda: [real.sample(64, random) for _ in range(count//64)])
 
 saves("memory", "100 batches of 64 images", in_memory, rounds=5)
 
-# %% ../../nbs/benchmarks/5_ways.ipynb #b6183c62
-WORK = "from nats_companion.benchmarks.ways import Game, repeated; g = Game(); repeated({steps}, lambda: (g.discriminator_step(g.other), g.generator_step()))()"
+# %% ../../nbs/benchmarks/5_ways.ipynb #52bb81de
+WORK = """
+from nats_companion.benchmarks.ways import Game, repeated
+g = Game()
+repeated({steps}, lambda: (g.discriminator_step(g.other), g.generator_step()))()
+"""
 
 def two_processes(threads: int, steps: int) -> Callable[[], None]:
     "Two processes at once with `threads` threads each, which take `steps` steps of a DCGAN."
     def run():
         env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        pair = [subprocess.Popen([sys.executable, "-c", WORK.format(steps=steps)], env=env) for _ in range(2)]
-        if failed := [p.returncode for p in pair if p.wait()]: raise RuntimeError(f"a process ended with status {failed[0]}")
+        command = [sys.executable, "-c", WORK.format(steps=steps)]
+        pair = [subprocess.Popen(command, env=env) for _ in range(2)]
+        failed = [p.returncode for p in pair if p.wait()]
+        if failed: raise RuntimeError(f"a process ended with status {failed[0]}")
     return run
 
 @benchmark("way-threads", "two processes of 60 steps, DCGAN 32x32", "before", "x", 1.0, rounds=3)
 def measure_threads(setting: Setting) -> tuple[list[float], dict]:
     "Wall time with one thread each over that with a thread for every core."
     if (os.cpu_count() or 1) < 2: raise Absent("needs two cores")
-    times = alternate(dict(before=two_processes(os.cpu_count(), 60), after=two_processes(1, 60)), setting.rounds)
+    sides = dict(before=two_processes(os.cpu_count(), 60), after=two_processes(1, 60))
+    times = alternate(sides, setting.rounds)
     return ratios(times, "after", "before", "wall"), {n: asdict(t) for n, t in times.items()}
 
+# %% ../../nbs/benchmarks/5_ways.ipynb #e0e84b0c
 @benchmark("way-compile", "a D step and a G step, DCGAN 32x32", "before", "x", 1.0, rounds=5)
-def measure_compile(setting: Setting, backend: str = "inductor", **options) -> tuple[list[float], dict]:
-    "Time of a compiled step over that of a plain one; the seconds that compiling took stand in the details."
-    plain, compiled = (Game(**(dict(device=setting.device, fused=True) | options)) for _ in range(2))
-    compiled.discriminator, compiled.generator = (torch.compile(m, backend=backend) for m in (compiled.discriminator, compiled.generator))
-    both = {n: (lambda g=g: (g.discriminator_step(g.other), g.generator_step())) for n, g in (("before", plain), ("after", compiled))}
+def measure_compile(setting: Setting, backend: str = "inductor",
+                    **options) -> tuple[list[float], dict]:
+    """Time of a compiled step over that of a plain one;
+    the seconds that compiling took stand in the details."""
+    how = dict(device=setting.device, fused=True) | options
+    plain, compiled = Game(**how), Game(**how)
+    compiled.discriminator = torch.compile(compiled.discriminator, backend=backend)
+    compiled.generator = torch.compile(compiled.generator, backend=backend)
+    def steps(game): return lambda: (game.discriminator_step(game.other), game.generator_step())
+    both = dict(before=steps(plain), after=steps(compiled))
     start = time.perf_counter()
     first = both["after"]()
     spent = time.perf_counter() - start
-    if not all(torch.allclose(a, b, atol=1e-4) for a, b in zip(both["before"](), first)): raise RuntimeError("the compiled steps have other losses than the plain ones.")
+    if not all(torch.allclose(a, b, atol=1e-4) for a, b in zip(both["before"](), first)):
+        raise RuntimeError("the compiled steps have other losses than the plain ones.")
     times = alternate(both, setting.rounds, device=setting.device)
-    return ratios(times, "after", "before", setting.clock), dict(compile_seconds=spent, **{n: asdict(t) for n, t in times.items()})
+    details = dict(compile_seconds=spent, **{n: asdict(t) for n, t in times.items()})
+    return ratios(times, "after", "before", setting.clock), details
