@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from conftest import NBS, ROOT, committed_files
-from nats_companion import repro
+from nats_companion import agreement, items
+from nats_companion.prices import read_index
 from nats_companion.training import Config
 
 OUT = ROOT/"reports"/"cpu"
-INDEX = repro.read_index(OUT)
-ITEMS = repro.find_items()
+INDEX = read_index(OUT)
+ITEMS = items.find_items()
 MORE = {"tab_datasets": {"datasets": [*ITEMS["tab_datasets"].parameters["datasets"], "cifar10"]}}                         # left out by default: its files do not come with the clone
 PAPER = [name for name, item in ITEMS.items() if item.path.parent == NBS/"paper" and name != "tab_tuning"]  # whose records lie in reports/tuning*
 
@@ -26,7 +27,7 @@ def test_six_figures_and_thirteen_tables():
 def test_made_by_committed_code_with_the_settings_of_today(name):
     entry = INDEX["items"][name]
     assert re.fullmatch("[0-9a-f]{10}", entry["commit"]), entry["commit"]                      # no `+changes`, not `unknown`
-    today = repro.resolve([ITEMS[name]], "cpu", parameters=MORE.get(name))[name]
+    today = items.settle(ITEMS[name], "cpu", MORE.get(name))
     assert {k: v for k, v in entry["parameters"].items() if k in today and k not in ("seeds", "out", "device")} == {k: v for k, v in today.items() if k not in ("seeds", "out", "device")}
     assert entry["claim"] == ITEMS[name].claim
     assert entry["parameters"].get("seeds", 5) >= 5
@@ -52,7 +53,7 @@ def test_files_are_there_in_every_form(name):
         assert all(f"{stem}{form}" in files for stem in stems for form in forms)
     notebook = OUT/"notebooks"/f"{name}.ipynb"
     assert notebook.stat().st_size <= 1_000_000
-    assert any("**Verdict" in text for text in repro.said(notebook)), "no verdict was computed"
+    assert any("**Verdict" in text for text in agreement.said(notebook)), "no verdict was computed"
 
 
 def test_evidence_is_light_and_without_checkpoints():
