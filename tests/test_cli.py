@@ -268,3 +268,68 @@ def test_bench_measures_and_says_what_is_absent(tmp_path):
     stored = json.loads((tmp_path/"bench.json").read_text())
     assert set(stored) == {"list"} and 0 < stored["list"]["median"] < 60 and stored["list"]["provenance"]["commit"] == core.commit()
     assert (tmp_path/"bench"/"bench_bars.png").exists() and "Verdict" in (tmp_path/"bench"/"results.ipynb").read_text()
+
+
+def test_a_new_item_is_one_new_file(tmp_path):
+    "A copy of the clone's notebooks with one file more: it is listed, planned, reproduced, and asks for no edit elsewhere."
+    import shutil
+    nbs = tmp_path/"nbs"
+    for part in ("paper", "theory", "experiments"): shutil.copytree(NBS/part, nbs/part)
+    write_notebook(nbs/"paper"/"tab_new.ipynb", "# New\n\n> One more", parameters=PARAMETERS, scales=SCALES, open=OPEN.format(name="tab_new"), plan=PLAN, use=USE + '\npage.verdict("It runs.")')
+    assert "tab_new: New" in command("list", "--notebooks", nbs).stdout
+    done = command("reproduce", "tab_new", "--scale", "smoke", "--notebooks", nbs, "--out", tmp_path/"out", "--device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert prices.read_index(tmp_path/"out")["items"]["tab_new"]["files"] == ["tables/tab_new.csv", "tables/tab_new.md", "tables/tab_new.tex", "notebooks/tab_new.ipynb"]
+    assert "It runs." in (tmp_path/"out"/"index.md").read_text()
+    found = items.find_items(nbs)
+    assert set(found) - set(items.find_items()) == {"tab_new"} and "tab_new" not in prices.read_index(prices.reports("cpu"))["items"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_out_that_is_a_file_is_refused_in_one_line(folder, tmp_path, capsys, place):
+    from nats_companion.cli import main
+    (tmp_path/"file").write_text("")
+    assert main(["reproduce", "plain", "--scale", "smoke", "--notebooks", str(folder), "--out", str(tmp_path/place)]) == 2
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1 and "is a file; give another folder" in message
+
+
+def test_dry_run_changes_nothing_anywhere(folder, tmp_path):
+    "Not even a remembered speed; and what could not work in any run is refused by it."
+    def picture(): return {p: p.stat().st_mtime_ns for base in (prices.reports(), tmp_path) for p in base.rglob("*") if p.is_file()}
+    before = picture()
+    done = command("reproduce", "--scale", "smoke", "--dry-run", "--notebooks", folder, "--out", tmp_path/"out", "--device", "cpu")
+    assert done.returncode == 0 and picture() == before
+    refused = command("reproduce", "fig4", "--scale", "smoke", "-p", "pool=10", "--dry-run")
+    assert refused.returncode == 2 and "fig4: pool=10 is smaller than batch=64" in refused.stderr
+
+
+def test_a_literal_is_refused_without_asserts_too():
+    "`python -O` leaves out assertions; what is refused must not depend on them."
+    look = "from nats_companion.items import literals; literals('x += 1')"
+    done = subprocess.run([os.path.join(os.path.dirname(CLI), "python"), "-O", "-c", look], capture_output=True, text=True)
+    assert done.returncode != 0 and "is not allowed here" in done.stderr
+
+
+def test_results_of_the_old_layout_are_read(folder, tmp_path):
+    "A folder that an earlier version left: no record of pages, no fingerprints. Its runs are set aside or taken up, and the call goes through."
+    out = tmp_path/"out"
+    repro.reproduce(["tab_ring"], "smoke", seeds=1, out=out, device="cpu", notebooks=folder, progress=False)
+    for name in ("fingerprints.json",): (out/name).unlink()
+    for page in (out/"pages").glob("*"): page.unlink()
+    index = repro.reproduce(["tab_ring"], "smoke", seeds=1, out=out, device="cpu", notebooks=folder, progress=False, force=True)
+    assert not index["failed"] and "tables/tab_ring.md" in index["items"]["tab_ring"]["files"]
+
+
+def test_verify_agrees_and_finds_a_planted_difference(tmp_path, monkeypatch):
+    "Exit status 0 where the committed runs are reproduced, 1 where one of them says something else."
+    from nats_companion import agreement
+    from nats_companion.cli import main
+    assert main(["verify", "--seconds", "1"]) == 0
+    load = agreement.load_runs
+    def planted(out):
+        table = load(out)
+        for name in table.headline.unique(): table.loc[table.headline == name, name] += 1000.0
+        return table
+    monkeypatch.setattr(agreement, "load_runs", planted)
+    assert main(["verify", "--seconds", "1"]) == 1
