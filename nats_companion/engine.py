@@ -6,8 +6,8 @@
 __all__ = ['SNAKEFILE', 'cores', 'visible_gpus', 'gpu_slots', 'hand_over', 'engine_command', 'engine', 'shown', 'find_profile',
            'read_profile']
 
-# %% ../nbs/18_engine.ipynb #52097141
-import contextlib, itertools, json, math, os, shutil, signal, subprocess, sys, tempfile, time
+# %% ../nbs/18_engine.ipynb #58303802
+import contextlib, math, os, shutil, signal, subprocess, sys, tempfile, time
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -7,14 +7,14 @@ __all__ = ['ENGINE_SECONDS', 'KERNEL_SECONDS', 'FINGERPRINT_SECONDS', 'pack', 'm
            'own_seconds', 'Price', 'kernel_seconds', 'chunk_seconds', 'price', 'duration', 'measure_kernel',
            'item_prices', 'costs_file', 'read_costs', 'write_costs']
 
-# %% ../nbs/19_prices.ipynb #2ddffee8
+# %% ../nbs/19_prices.ipynb #5e319118
 import dataclasses, json, math, tempfile, warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from . import core
 from .engine import cores
-from .items import SCALES, Item, configs, notebooks_folder, plan, select, settle
+from .items import SCALES, Item, configs, notebooks_folder, plan, settle
 from .jobs import Job, cpu_seconds, run_job
 
 # %% ../nbs/19_prices.ipynb #c0ce3d9c

@@ -8,8 +8,8 @@ __all__ = ['PACKAGES', 'Work', 'decide', 'inputs_digest', 'is_current', 'Left', 
            'again', 'enter', 'known_runs', 'installed', 'close', 'index_page', 'Progress', 'conclusion', 'alone',
            'settle_old', 'worth', 'seconds_done', 'reproduce']
 
-# %% ../nbs/21_repro.ipynb #08119adf
-import contextlib, dataclasses, hashlib, json, re, shlex, sys, time
+# %% ../nbs/21_repro.ipynb #2c9b8e2f
+import contextlib, dataclasses, hashlib, json, shlex, sys, time
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from . import agreement, core, cost
 from .engine import cores, engine, find_profile, gpu_slots, read_profile, shown, visible_gpus
 from .fingerprints import ask
-from .items import Item, configs, find_items, notebooks_folder, plan, resolve, select
+from .items import Item, configs, notebooks_folder, plan, resolve, select
 from .jobs import Job, Report
 from .page import folder_of, recorded_files
 from .prices import FINGERPRINT_SECONDS, KERNEL_SECONDS, Price, duration, own_seconds, pack, price, read_index

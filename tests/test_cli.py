@@ -182,7 +182,7 @@ def test_killed_in_mid_sweep_it_finishes_with_only_the_missing_runs(folder, tmp_
     assert len(running(process.pid, "nats_companion.jobs")) == 1 and len(below) >= 3                           # the engine, the runner and its kernel
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not any(map(alive, below)), 20)                                    # all of them follow
+    wait_for(lambda: not any(map(alive, below)))                                   # all of them follow
     assert len(list(cut.glob("runs/*/result.json"))) == 1 and not (cut/"index.json").exists()
     second = start(folder, cut, *words)
     text, _ = second.communicate(timeout=PATIENCE)
