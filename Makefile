@@ -1,7 +1,7 @@
 # `make reproduce` and `make test` set up all they need in .venv first; a second call reuses it.
 # Variables, for example `make reproduce SCALE=gpu SEEDS=5 ITEMS="fig4 tab_cfg" JOBS=1 OUT=results`:
 SCALE = cpu
-SEEDS = 3
+SEEDS = 1
 ITEMS =
 JOBS =
 OUT =

@@ -50,7 +50,7 @@ def check_value(name: str, value, default):
     kind = type(value).__name__
     raise ValueError(f"{name}={value!r} has the wrong type ({kind}); give a {type(default).__name__} like the default {default!r}.")
 
-# %% ../nbs/13_items.ipynb #d1a864eb
+# %% ../nbs/13_items.ipynb #b73bc17b
 SCALES = ("smoke", "cpu", "gpu", "paper")    # does it run; minutes on two cores; a GPU; the paper's budget
 FLAGS = ("scale", "seeds", "out", "device")  # parameters of every item, each given by a flag of its own
 SHELVES = ("paper", "theory")                # folders of item notebooks, in reading order
@@ -68,6 +68,7 @@ class Item:
     cells: dict       # tag -> source, for those of CELLS that it has
     headline: bool    # whether it is reproduced when no item is named
     shows: list       # items whose plans it shows, or groups of them
+    first: bool = False  # whether its runs are trained before those of other items
 
     @property
     def has_plan(self) -> bool: return "plan" in self.cells
@@ -81,7 +82,7 @@ class Item:
         told = [self.parameters, self.scales, core.strip_prose(self.cells.get("plan", ""))]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/13_items.ipynb #d49ad56c
+# %% ../nbs/13_items.ipynb #17effe8b
 def read_item(path) -> Item:
     "Read one item from its notebook; a notebook that breaks the contract raises a `ValueError` that says how."
     path = Path(path); where = path.name
@@ -94,7 +95,8 @@ def read_item(path) -> Item:
     scales = choices.get("SCALES", {})
     _check_contract(where, parameters, scales)
     name = re.sub(r"^\d+_", "", path.stem)
-    return Item(name, path, title, claim, parameters, scales, cells, choices.get("HEADLINE", True), choices.get("SHOWS", []))
+    return Item(name, path, title, claim, parameters, scales, cells, choices.get("HEADLINE", True), choices.get("SHOWS", []),
+                choices.get("FIRST", False))
 
 def _tagged(notebook: dict, tag: str, where: str) -> str | None:
     "The source of the one code cell tagged `tag`, or None."

@@ -65,7 +65,7 @@ def decide(items=None, scale="cpu", seeds=None, out=None, device="auto", jobs=No
     return Work(selected, values, plans, scale, place, device, jobs or options.get("jobs") or len(gpus) or cores(), force, folder,
                 dict(seeds=seeds, parameters=dict(parameters or {})), profile, gpus)
 
-# %% ../nbs/21_repro.ipynb #7d44ddbf
+# %% ../nbs/21_repro.ipynb #230ae5e1
 def inputs_digest(work: Work, item: Item) -> str:
     "16 hex digits that change with whatever the executed notebook of `item` depends on."
     source = [c["source"] for c in json.loads(item.path.read_text(encoding="utf-8"))["cells"]]
@@ -97,8 +97,11 @@ def left(work: Work, speeds: "cost.Speeds", failures=(), executed=()) -> Left:
     done = {key for key, state in found.items() if state == "done"}
     settled = {*failures, *executed}
     items = [item for item in work.items if item.name not in settled and not is_current(work, item, index, done)]
-    runs = [config for key, config in work.configs.items() if key not in done and key not in failures]
-    return Left(found, pack(runs, work.jobs, speeds.seconds), items)
+    runs = {key: config for key, config in work.configs.items() if key not in done and key not in failures}
+    early = {key for item in work.items if item.first for key in configs(work.plans[item.name])}
+    parts = [[c for key, c in runs.items() if (key in early) == first] for first in (True, False)]
+    chunks = [chunk for part in parts for chunk in pack(part, work.jobs, speeds.seconds)]
+    return Left(found, chunks, sorted(items, key=lambda item: not item.first))
 
 # %% ../nbs/21_repro.ipynb #182150de
 def price_of(todo: Left, work: Work, speeds: "cost.Speeds") -> Price:
@@ -323,7 +326,7 @@ def seconds_done(worth: dict[str, float], work: Work, executed: list[str]) -> fl
     "How much of `worth` is done by now; a run counts as soon as its result appears."
     return sum(s for name, s in worth.items() if name in executed or (run_folder(name, work.out)/"result.json").exists())
 
-# %% ../nbs/21_repro.ipynb #56f15fef
+# %% ../nbs/21_repro.ipynb #99f5febf
 def reproduce(items=None,               # names of items, or paper, theory, all; None: the headline set
               scale: str = "cpu",       # smoke, cpu, gpu or paper
               seeds: int | None = None, # number of seeds; None: as the scale says
@@ -361,6 +364,7 @@ def reproduce(items=None,               # names of items, or paper, theory, all;
                             if not job.trains and report.cost:
                                 enter(work, job.name, report.cost)
                                 executed.append(job.name)
+                                if progress: bar.say(f"ready after {duration(time.monotonic() - began)}: {job.name}, {shown(job.place())}")
                         bar.show(seconds_done(each, work, executed))
             except RuntimeError as error:                        # the engine itself
                 bar.say(str(error))

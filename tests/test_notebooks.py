@@ -6,9 +6,9 @@ import nbdev.test  # the module: its function test_nb would be collected as a te
 import pytest
 from conftest import NBS, ROOT, notebooks
 
-from nats_companion import bench, core, repro
+from nats_companion import bench, core, items, jobs, repro, runs
 
-ITEMS = repro.find_items()
+ITEMS = items.find_items()
 THROUGH_REPRODUCE = [NBS/"experiments"/"run.ipynb", *(item.path for item in ITEMS.values())]
 LIBRARY = [p for p in notebooks() if p not in THROUGH_REPRODUCE]
 MODULES = [p for p in LIBRARY if p.parent == NBS and p.name[:2].isdigit()]
@@ -63,10 +63,10 @@ class TestItem:
 
     def test_parameters_took_effect(self, smoke, name, entry, executed):
         item = ITEMS[name]
-        asked = repro.resolve([item], "smoke")[name]
+        asked = items.settle(item, "smoke")
         tags = [c["metadata"].get("tags", []) for c in executed["cells"]]
         assert ["injected-parameters"] in tags and tags.index(["injected-parameters"]) == tags.index(["parameters"]) + 1
-        injected = repro.literals("".join(executed["cells"][tags.index(["injected-parameters"])]["source"]))
+        injected = items.literals("".join(executed["cells"][tags.index(["injected-parameters"])]["source"]))
         assert injected == asked | dict(device="cpu", out=os.path.relpath(smoke[1], item.path.parent))
         assert entry["parameters"] == asked and asked["scale"] == "smoke"
 
@@ -79,24 +79,30 @@ class TestItem:
 
     def test_is_fit_to_share(self, smoke, name, executed):
         text = (smoke[1]/"notebooks"/f"{name}.ipynb").read_text()
-        assert str(ROOT) not in text and len(text) <= repro.BULK + 10_000
+        assert str(ROOT) not in text and len(text) <= jobs.BULK + 10_000
         assert not any(o["output_type"] == "error" for c in executed["cells"] for o in c.get("outputs", []))
         assert not any("widget-view" in json.dumps(c.get("outputs", [])) for c in executed["cells"])
 
     def test_plans_without_running(self, smoke, name, entry):
-        planned = repro.checked_plan(ITEMS[name], repro.resolve([ITEMS[name]], "smoke")[name])
-        assert [c.key for c in planned] == entry["runs"]
+        planned = items.plan(ITEMS[name], items.settle(ITEMS[name], "smoke"))
+        assert list(items.configs(planned)) == entry["runs"]
 
-    @pytest.mark.parametrize("scale", repro.SCALES)
+    @pytest.mark.parametrize("scale", items.SCALES)
     def test_plan_is_valid_at_every_scale(self, name, scale):
-        planned = repro.checked_plan(ITEMS[name], repro.resolve([ITEMS[name]], scale)[name])
+        planned = items.plan(ITEMS[name], items.settle(ITEMS[name], scale))
         assert bool(planned) == ITEMS[name].has_plan
 
+    def test_papermill_reads_the_types_of_its_parameters(self, name):
+        import papermill
+        known = papermill.inspect_notebook(str(ITEMS[name].path))
+        assert set(known) == set(ITEMS[name].parameters)
+        assert not [n for n, told in known.items() if told["inferred_type_name"] in ("None", "", None)]
 
-@pytest.mark.parametrize("scale", repro.SCALES)
+
+@pytest.mark.parametrize("scale", items.SCALES)
 def test_curves_and_costs_are_of_the_runs_of_the_table(scale):
     "tab_schemes, fig6 and tab_cost each state the same settings; where one of them was changed alone, runs would no longer be shared."
-    keys = {name: {c.key for c in repro.checked_plan(ITEMS[name], repro.resolve([ITEMS[name]], scale)[name])} for name in ("tab_schemes", "fig6", "tab_cost")}
+    keys = {name: set(items.configs(items.plan(ITEMS[name], items.settle(ITEMS[name], scale)))) for name in ("tab_schemes", "fig6", "tab_cost")}
     assert keys["fig6"] == keys["tab_cost"] < keys["tab_schemes"]
 
 
@@ -108,7 +114,7 @@ def test_exactly_the_planned_runs_were_trained(smoke):
 
 
 def test_runs_table(smoke):
-    table = repro.load_runs(smoke[1])
+    table = runs.load_runs(smoke[1])
     assert {"key", "scheme", "headline", "dataset", "loss", "seed", "steps", "cpu_seconds", "commit", "device"} <= set(table.columns)
     assert table.key.is_unique and set(table.device) == {"cpu"}
     assert (table.cost_steps <= table.steps).all() and (table.cost_steps > table.steps - 100).all()

@@ -7,8 +7,8 @@ __all__ = ['WIDTH_KL', 'SHAPES', 'Gaussian', 'check_same_dimension', 'gaussian_k
            'check_weights', 'gaussian_path', 'mean_square_field', 'predicted_drop', 'stable_step', 'width_step',
            'monotone_limit', 'ripple_kl', 'spread_gain', 'check_diagonal', 'check_steps', 'diagonal_kl', 'expected_kl',
            'contributions', 'balanced_steps', 'complex_step', 'autograd', 'search', 'best_weights', 'best_by_shape',
-           'batch_draws', 'fitted_kl', 'log_joint', 'line_score', 'line_mixture', 'cloud', 'push_forward',
-           'resolved_kl']
+           'batch_draws', 'fitted_kl', 'log_joint', 'line_score', 'line_mixture', 'cloud', 'resolved_kl',
+           'push_forward']
 
 # %% ../../nbs/theory/2_descent.ipynb #ebd2f2fb
 import math
@@ -25,7 +25,7 @@ from ..annealing import geometric
 from ..cfg import step
 from ..core import check_choice, check_count, check_positive
 
-# %% ../../nbs/theory/2_descent.ipynb #16e187a3
+# %% ../../nbs/theory/2_descent.ipynb #c1813b5d
 @dataclass(frozen=True)
 class Gaussian:
     "N(mean, cov) in d dimensions, float64; a covariance that is none is a `ValueError`."
@@ -33,55 +33,74 @@ class Gaussian:
     cov: Tensor   # (d, d) symmetric, positive definite
 
     def __post_init__(self):
-        for field in ("mean", "cov"): object.__setattr__(self, field, torch.as_tensor(getattr(self, field), dtype=torch.float64))
+        for field in ("mean", "cov"):
+            value = torch.as_tensor(getattr(self, field), dtype=torch.float64)
+            object.__setattr__(self, field, value)
         d = self.mean.numel()
-        if self.mean.ndim != 1 or not d: raise ValueError(f"mean has shape {tuple(self.mean.shape)}; give (d,) with d >= 1.")
-        if self.cov.shape != (d, d): raise ValueError(f"cov has shape {tuple(self.cov.shape)}; give (d, d) with d = {d}, as mean has.")
+        if self.mean.ndim != 1 or not d:
+            raise ValueError(f"mean has shape {tuple(self.mean.shape)}; give (d,) with d >= 1.")
+        if self.cov.shape != (d, d):
+            raise ValueError(f"cov has shape {tuple(self.cov.shape)}; "
+                             f"give (d, d) with d = {d}, as mean has.")
         if not torch.allclose(self.cov, self.cov.T) or torch.linalg.cholesky_ex(self.cov).info:
-            raise ValueError(f"cov={self.cov.tolist()} is not symmetric and positive definite; give variances > 0 and correlations inside (-1, 1).")
+            raise ValueError(f"cov={self.cov.tolist()} is not symmetric and positive definite; "
+                             "give variances > 0 and correlations inside (-1, 1).")
 
+# %% ../../nbs/theory/2_descent.ipynb #7033f573
 def check_same_dimension(real: Gaussian, fake: Gaussian) -> int:
     "The dimension d of both, or a `ValueError`."
-    if len(real.mean) != len(fake.mean): raise ValueError(f"the Gaussians have {len(real.mean)} and {len(fake.mean)} dimensions; give two of the same dimension.")
+    if len(real.mean) != len(fake.mean):
+        raise ValueError(f"the Gaussians have {len(real.mean)} and {len(fake.mean)} dimensions; "
+                         "give two of the same dimension.")
     return len(real.mean)
 
-# %% ../../nbs/theory/2_descent.ipynb #7e382639
 def gaussian_kl(p: Gaussian, q: Gaussian) -> Tensor:
     "KL(p ‖ q) in nats, scalar, in closed form."
-    d, inverse, offset = check_same_dimension(p, q), torch.linalg.inv(q.cov), p.mean - q.mean
-    return (torch.trace(inverse@p.cov) + offset@inverse@offset - d + torch.logdet(q.cov) - torch.logdet(p.cov))/2
+    d = check_same_dimension(p, q)
+    inverse, offset = torch.linalg.inv(q.cov), p.mean - q.mean
+    apart = torch.trace(inverse@p.cov) + offset@inverse@offset
+    return (apart - d + torch.logdet(q.cov) - torch.logdet(p.cov))/2
 
-# %% ../../nbs/theory/2_descent.ipynb #ede08e16
+# %% ../../nbs/theory/2_descent.ipynb #e2728318
 def gaussian_field(real: Gaussian, fake: Gaussian) -> tuple[Tensor, Tensor]:
     "(A, b), (d, d) and (d,): the optimal discriminator's gradient ∇D(x) = Ax + b."
     check_same_dimension(real, fake)
     slope = torch.linalg.inv(fake.cov) - torch.linalg.inv(real.cov)
-    return slope, torch.linalg.solve(real.cov, real.mean) - torch.linalg.solve(fake.cov, fake.mean)  # (N.2)
+    offset = (torch.linalg.solve(real.cov, real.mean)
+              - torch.linalg.solve(fake.cov, fake.mean))         # (N.2)
+    return slope, offset
 
 def gaussian_step(real: Gaussian, fake: Gaussian, t: float) -> Gaussian:
     "Where one exact step of length t = ηw takes `fake`."
     slope, offset = gaussian_field(real, fake)
     move = torch.eye(len(offset), dtype=torch.float64) + t*slope
     cov = move@fake.cov@move.T
-    return Gaussian(move@fake.mean + t*offset, (cov + cov.T)/2)  # (N.3), (N.7); symmetric to the last digit
+    cov = (cov + cov.T)/2                                        # symmetric to the last digit
+    return Gaussian(move@fake.mean + t*offset, cov)              # (N.3), (N.7)
 
-# %% ../../nbs/theory/2_descent.ipynb #38bb6cc7
+# %% ../../nbs/theory/2_descent.ipynb #2b2a275a
 def check_weights(weights: Sequence[float]) -> Tensor:
-    "`weights` as (M,) float64 if there is at least one, all are finite and >= 0 (0: a step not taken) and one is > 0; else a `ValueError`."
+    """`weights` as (M,) float64 if there is at least one, all are finite and >= 0
+    (0: a step not taken) and one is > 0; else a `ValueError`."""
     weights = torch.as_tensor(weights, dtype=torch.float64)
     check_count("len(weights)", weights.numel())
-    if weights.ndim == 1 and weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0: return weights
-    raise ValueError(f"weights={weights.tolist()} are not allowed; give M finite numbers >= 0, at least one of them > 0.")
+    allowed = weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0
+    if weights.ndim == 1 and allowed: return weights
+    raise ValueError(f"weights={weights.tolist()} are not allowed; "
+                     "give M finite numbers >= 0, at least one of them > 0.")
 
-def gaussian_path(real: Gaussian, start: Gaussian, weights: Sequence[float], eta: float) -> list[Gaussian]:
+def gaussian_path(real: Gaussian, start: Gaussian, weights: Sequence[float], eta: float
+                  ) -> list[Gaussian]:
     "p_0, ..., p_M of an exact sweep (N.7)."
     path = [start]
-    for weight in check_weights(weights).tolist(): path.append(gaussian_step(real, path[-1], check_positive("eta", eta)*weight))
+    for weight in check_weights(weights).tolist():
+        path.append(gaussian_step(real, path[-1], check_positive("eta", eta)*weight))
     return path
 
-# %% ../../nbs/theory/2_descent.ipynb #940601f9
+# %% ../../nbs/theory/2_descent.ipynb #270493fb
 def mean_square_field(real: Gaussian, fake: Gaussian, under: Gaussian) -> Tensor:
-    "E‖∇D(x)‖² for x ~ `under`, scalar, 1/units²: the rate of (N.4) for `under=real`, that of the reverse divergence for `under=fake`."
+    """E‖∇D(x)‖² for x ~ `under`, scalar, 1/units²: the rate of (N.4) for `under=real`,
+    that of the reverse divergence for `under=fake`."""
     check_same_dimension(real, under)
     slope, offset = gaussian_field(real, fake)
     return torch.trace(slope@under.cov@slope.T) + (slope@under.mean + offset).square().sum()
@@ -90,21 +109,24 @@ def predicted_drop(real: Gaussian, fake: Gaussian, t: float) -> Tensor:
     "First-order drop of KL(p* ‖ p_g) in a step of length t = ηw, in nats."
     return t*mean_square_field(real, fake, real)  # (N.4)
 
-# %% ../../nbs/theory/2_descent.ipynb #0e4b357d
+# %% ../../nbs/theory/2_descent.ipynb #5565c948
 def stable_step(real: Gaussian) -> float:
-    "The bound on t = ηw below which exact steps converge to `real`: its smallest variance λ_min, in squared units."
+    """The bound on t = ηw below which exact steps converge to `real`:
+    its smallest variance λ_min, in squared units."""
     return torch.linalg.eigvalsh(real.cov)[0].item()
 
 def width_step(width, tau):
-    "The width y of a centred Gaussian along one axis, in units of the data's, after a step τ = t/λ."
+    "The width y of a centred Gaussian along one axis, in the data's, after a step τ = t/λ."
     return np.abs((1 - tau)*width + tau/width)
 
-# %% ../../nbs/theory/2_descent.ipynb #d2e52dde
+# %% ../../nbs/theory/2_descent.ipynb #bf1881f5
 WIDTH_KL = {"forward": lambda y: np.log(y) + 1/(2*y**2) - 0.5,   # KL(p* ‖ p_g)
             "reverse": lambda y: y**2/2 - np.log(y) - 0.5}       # KL(p_g ‖ p*)
 
-def monotone_limit(width: float, divergence: str = "forward", steps: int = 100, resolution: int = 4000) -> float:
-    "The smallest τ = t/λ in (0, 1], to 1/`resolution`, at which the `divergence` of a centred start rises in one of `steps` steps; 1 if none does."
+def monotone_limit(width: float, divergence: str = "forward", steps: int = 100,
+                   resolution: int = 4000) -> float:
+    """The smallest τ = t/λ in (0, 1], to 1/`resolution`, at which the `divergence`
+    of a centred start rises in one of `steps` steps; 1 if none does."""
     kl = WIDTH_KL[check_choice("divergence", divergence, WIDTH_KL)]
     taus = np.arange(1, resolution + 1)/resolution
     y = np.full(resolution, float(check_positive("width", width)))
@@ -114,78 +136,109 @@ def monotone_limit(width: float, divergence: str = "forward", steps: int = 100, 
         rises |= kl(y) > before + 1e-12
     return taus[rises.argmax()] if rises.any() else 1.0
 
-# %% ../../nbs/theory/2_descent.ipynb #0f4478c0
+# %% ../../nbs/theory/2_descent.ipynb #2daf156d
+def _moved_kl(x: np.ndarray, ripple: np.ndarray, move: np.ndarray, jacobian: np.ndarray) -> float:
+    """KL(p* ‖ p_g), p* = N(0,1), where samples of density p*(1 + `ripple`) at the evenly spaced `x`
+    went to y = x + `move`, of derivative 1 + `jacobian`; all (n,)."""
+    log_ratio = -move*(2*x + move)/2 - np.log1p(ripple) + np.log1p(jacobian)  # ln p*(y) - ln p_g(y)
+    real = np.exp(-(x + move)**2/2)*(1 + jacobian)/math.sqrt(2*math.pi)       # p*(y) dy/dx
+    # the second term integrates to 0: no cancellation
+    return (real*(log_ratio + np.expm1(-log_ratio))).sum()*(x[1] - x[0])
+
+# %% ../../nbs/theory/2_descent.ipynb #9ac8dde2
 def ripple_kl(n: int, tau: float, amplitude: float) -> tuple[float, float]:
-    "KL(p* ‖ p_g) before and after one exact step τ, p* = N(0,1), p_g = p*(1 + amplitude·He_n/√n!): change of variables and quadrature, no linearisation."
+    """KL(p* ‖ p_g) before and after one exact step τ, p* = N(0,1),
+    p_g = p*(1 + amplitude·He_n/√n!): change of variables and quadrature, no linearisation."""
     check_count("n", n); check_positive("tau", tau)
     x, scale = np.linspace(-9, 9, 20001), amplitude/math.sqrt(math.factorial(n))
-    ripple, first, second = (scale*math.perm(n, k)*eval_hermitenorm(max(n - k, 0), x) for k in (0, 1, 2))  # and its derivatives: He_n' = n He_{n-1}
-    if (ripple <= -1).any(): raise ValueError(f"amplitude={amplitude!r} makes the density negative for n={n}; give a smaller one.")
-    velocity, slope = -first/(1 + ripple), (first/(1 + ripple))**2 - second/(1 + ripple)    # ∇D and its derivative, D = -ln(1 + ripple)  (N.2)
-    if (tau*slope <= -1).any(): raise ValueError(f"tau={tau!r} folds the line for n={n} and amplitude={amplitude!r}; give a smaller one.")
-    def kl(move, jacobian):                                                                 # p_g carried from x to y = x + move
-        log_ratio = -move*(2*x + move)/2 - np.log1p(ripple) + np.log1p(jacobian)            # ln p*(y) - ln p_g(y)
-        real = np.exp(-(x + move)**2/2)*(1 + jacobian)/math.sqrt(2*math.pi)                 # p*(y) dy/dx
-        return (real*(log_ratio + np.expm1(-log_ratio))).sum()*(x[1] - x[0])                # the second term integrates to 0: no cancellation
-    return kl(0*x, 0*x), kl(tau*velocity, tau*slope)
+    # the ripple and its derivatives: He_n' = n He_{n-1}
+    ripple, first, second = (scale*math.perm(n, k)*eval_hermitenorm(max(n - k, 0), x)
+                             for k in (0, 1, 2))
+    if (ripple <= -1).any():
+        raise ValueError(f"amplitude={amplitude!r} makes the density negative for n={n}; "
+                         "give a smaller one.")
+    velocity = -first/(1 + ripple)                            # ∇D, D = -ln(1 + ripple)  (N.2)
+    slope = (first/(1 + ripple))**2 - second/(1 + ripple)     # and its derivative
+    if (tau*slope <= -1).any():
+        raise ValueError(f"tau={tau!r} folds the line for n={n} and amplitude={amplitude!r}; "
+                         "give a smaller one.")
+    return _moved_kl(x, ripple, 0*x, 0*x), _moved_kl(x, ripple, tau*velocity, tau*slope)
 
-# %% ../../nbs/theory/2_descent.ipynb #60c03af1
+# %% ../../nbs/theory/2_descent.ipynb #428e1e2c
 def spread_gain(real_var, mean, var) -> float:
-    "g > 0: what ½η²Σw_m² is multiplied with, in nats/units⁴, for N(0, diag real_var) and a start N(mean, diag var), each (d,)."
+    """g > 0: what ½η²Σw_m² is multiplied with, in nats/units⁴,
+    for N(0, diag real_var) and a start N(mean, diag var), each (d,)."""
     real_var, mean, var = (np.asarray(a, float) for a in (real_var, mean, var))
-    return ((mean**2*real_var**2 + (var - real_var)**2*(var + real_var))/(var**3*real_var**2)).sum()
+    numerator = mean**2*real_var**2 + (var - real_var)**2*(var + real_var)
+    return (numerator/(var**3*real_var**2)).sum()
 
-# %% ../../nbs/theory/2_descent.ipynb #9e6518b2
+# %% ../../nbs/theory/2_descent.ipynb #3ad23a72
 def check_diagonal(real_var, mean, var) -> list[np.ndarray]:
     "real_var (d,), mean and var (..., d) as float64 arrays, variances > 0; else a `ValueError`."
     real_var, mean, var = (np.atleast_1d(np.asarray(a, float)) for a in (real_var, mean, var))
     if real_var.ndim != 1 or mean.shape != var.shape or mean.shape[-1:] != real_var.shape:
-        raise ValueError(f"real_var, mean and var have shapes {real_var.shape}, {mean.shape} and {var.shape}; give (d,), and (..., d) twice.")
+        raise ValueError(f"real_var, mean and var have shapes {real_var.shape}, {mean.shape} "
+                         f"and {var.shape}; give (d,), and (..., d) twice.")
     for name, value in (("real_var", real_var), ("var", var)):
-        if not (value > 0).all(): raise ValueError(f"{name}={value.tolist()} is not allowed; give variances > 0.")
+        if not (value > 0).all():
+            raise ValueError(f"{name}={value.tolist()} is not allowed; give variances > 0.")
     return [real_var, mean, var]
 
+# %% ../../nbs/theory/2_descent.ipynb #88ba862a
 def check_steps(steps) -> np.ndarray:
-    "`steps` (..., M) as an array, M >= 1 and no (real part of a) step below 0; else a `ValueError`."
+    """`steps` (..., M) as an array, M >= 1 and no (real part of a) step below 0;
+    else a `ValueError`."""
     steps = np.asarray(steps)
     check_count("M", steps.shape[-1] if steps.ndim else 0)
-    if not (steps.real >= 0).all(): raise ValueError("steps hold values below 0 or no numbers; give t_m = ηw_m >= 0.")
+    if not (steps.real >= 0).all():
+        raise ValueError("steps hold values below 0 or no numbers; give t_m = ηw_m >= 0.")
     return steps
 
-# %% ../../nbs/theory/2_descent.ipynb #3b34092a
 def diagonal_kl(real_var, mean_square, var) -> np.ndarray:
-    "E KL(N(0, real_var) ‖ N(a, var)), (...), summed over the axes (..., d), where E a² = `mean_square`."
+    """E KL(N(0, real_var) ‖ N(a, var)), (...), summed over the axes (..., d),
+    where E a² = `mean_square`."""
     return (np.log(var/real_var) + (real_var + mean_square)/var - 1).sum(-1)/2
 
-def expected_kl(steps, real_var, mean, var, noise=0.0, lag: float = 0.0, warm: bool = False) -> np.ndarray:
-    """E KL(p* ‖ p_M) in nats, (...): steps t_m = ηw_m (..., M) from N(mean, diag var), each (..., d), to N(0, diag real_var), (d,).
+# %% ../../nbs/theory/2_descent.ipynb #032d5a59
+def expected_kl(steps, real_var, mean, var, noise=0.0, lag: float = 0.0, warm: bool = False
+                ) -> np.ndarray:
+    """E KL(p* ‖ p_M) in nats, (...): steps t_m = ηw_m (..., M) from N(mean, diag var),
+    each (..., d), to N(0, diag real_var), (d,).
 
-    `noise` ν² (d,) or scalar >= 0; `lag` ρ in [0, 1). In plain arithmetic, so that complex `steps` carry derivatives."""
+    `noise` ν² (d,) or scalar >= 0; `lag` ρ in [0, 1).
+    In plain arithmetic, so that complex `steps` carry derivatives."""
     (real_var, mean, var), steps = check_diagonal(real_var, mean, var), check_steps(steps)
-    if not (np.asarray(noise) >= 0).all(): raise ValueError(f"noise={noise} is not allowed; give variances >= 0.")
+    if not (np.asarray(noise) >= 0).all():
+        raise ValueError(f"noise={noise} is not allowed; give variances >= 0.")
     if not 0 <= lag < 1: raise ValueError(f"lag={lag!r} is not allowed; give 0 <= lag < 1.")
     P, s = mean**2 + 0*steps[..., :1], np.sqrt(var) + 0*steps[..., :1]
-    A, Q, R = (warm*value for value in (1/var - 1/real_var, -P/var, P/var**2))  # D_0: the optimum, or nothing
+    # D_0: the optimum, or nothing
+    A, Q, R = (warm*value for value in (1/var - 1/real_var, -P/var, P/var**2))
     for t in np.moveaxis(steps[..., None], -2, 0):
         pull = (1 - lag)/s**2
-        A = lag*A + pull - (1 - lag)/real_var                                   # the discriminator catches up with the samples
+        A = lag*A + pull - (1 - lag)/real_var    # the discriminator catches up with the samples
         R = lag**2*R - 2*lag*pull*Q + pull**2*P + (1 - lag)**2*noise
         Q = lag*Q - pull*P
-        grow = 1 + t*A                                                          # the samples move: a + t(Aa + c), s(1 + tA)  (N.7)
+        grow = 1 + t*A                           # (N.7): the samples move, a + t(Aa + c), s(1 + tA)
         P, Q, s = grow**2*P + 2*t*grow*Q + t**2*R, grow*Q + t*R, s*grow
     return diagonal_kl(real_var, P, s**2)
 
-# %% ../../nbs/theory/2_descent.ipynb #3e6a955d
+# %% ../../nbs/theory/2_descent.ipynb #00abbfb6
 def contributions(tau) -> np.ndarray:
-    "q_m (M,): the weight with which the noise of step m arrives at the end of a sweep of steps τ_m (M,)."
+    "q_m (M,): the weight with which the noise of step m arrives at the end of steps τ_m (M,)."
     tau = np.asarray(tau, float)
-    return tau*np.append(np.cumprod((1 - tau)[:0:-1])[::-1], 1.0)
+    later = np.cumprod((1 - tau)[:0:-1])[::-1]     # what is left of it after all the later steps
+    return tau*np.append(later, 1.0)
 
+# %% ../../nbs/theory/2_descent.ipynb #ec428f5d
 def balanced_steps(noise, remainder: float) -> np.ndarray:
-    "The steps τ (M,) that minimise E e_M² where noise of variance `noise` (M,) meets each, at Π(1-τ_m) = `remainder` in [0, 1)."
+    """The steps τ (M,) that minimise E e_M² where noise of variance `noise` (M,) meets each,
+    at Π(1-τ_m) = `remainder` in [0, 1)."""
     noise = np.asarray(noise, float)
-    if noise.ndim != 1 or not noise.size or not (noise > 0).all(): raise ValueError(f"noise={noise.tolist()} is not allowed; give M >= 1 variances > 0.")
-    if not 0 <= remainder < 1: raise ValueError(f"remainder={remainder!r} is not allowed; give 0 <= remainder < 1.")
+    if noise.ndim != 1 or not noise.size or not (noise > 0).all():
+        raise ValueError(f"noise={noise.tolist()} is not allowed; give M >= 1 variances > 0.")
+    if not 0 <= remainder < 1:
+        raise ValueError(f"remainder={remainder!r} is not allowed; give 0 <= remainder < 1.")
     q = (1 - remainder)/noise/(1/noise).sum()
     return q/(1 - q.sum() + np.cumsum(q))
 
@@ -205,96 +258,137 @@ def autograd(divergence: Callable) -> Callable:
         return value.item(), torch.autograd.grad(value, weights)[0].numpy()
     return objective
 
-# %% ../../nbs/theory/2_descent.ipynb #349d8517
-SHAPES = {"free": lambda n: n*np.eye(n),                                                   # (n, n): columns span the allowed weights of mean 1
+# %% ../../nbs/theory/2_descent.ipynb #47fee714
+# (n, n): the columns span the allowed weights of mean 1
+SHAPES = {"free": lambda n: n*np.eye(n),
           "falling": lambda n: n*np.triu(np.ones((n, n)))/np.arange(1, n + 1),
           "rising": lambda n: n*np.triu(np.ones((n, n)))[::-1]/np.arange(1, n + 1)}
 
-def search(objective, basis: np.ndarray, start: np.ndarray, rounds: int) -> tuple[np.ndarray, float]:
-    "(weights, value) where sequential quadratic programming ends from `start` (n,), over mixtures of the columns of `basis`."
+def search(objective, basis: np.ndarray, start: np.ndarray, rounds: int
+           ) -> tuple[np.ndarray, float]:
+    """(weights, value) where sequential quadratic programming ends from `start` (n,),
+    over mixtures of the columns of `basis`."""
     n = len(start)
     def log_objective(p):
         value, gradient = objective(basis@p.clip(0))
         return math.log(value + 1e-15), basis.T@gradient/(value + 1e-15)
-    found = minimize(log_objective, start, jac=True, method="SLSQP", bounds=[(0, 1)]*n, options=dict(maxiter=rounds, ftol=1e-9),
-                     constraints=dict(type="eq", fun=lambda p: p.sum() - 1, jac=lambda p: np.ones(n)))
-    weights = basis@(found.x.clip(0)/found.x.clip(0).sum())
+    found = minimize(log_objective, start, jac=True, method="SLSQP", bounds=[(0, 1)]*n,
+                     options=dict(maxiter=rounds, ftol=1e-9),
+                     constraints=dict(type="eq", fun=lambda p: p.sum() - 1,
+                                      jac=lambda p: np.ones(n)))
+    mixture = found.x.clip(0)
+    weights = basis@(mixture/mixture.sum())
     return weights, objective(weights)[0]
 
-# %% ../../nbs/theory/2_descent.ipynb #473b3fb5
-def best_weights(objective: Callable,  # weights (n,) → (divergence > 0, gradient (n,)): see `complex_step` and `autograd`
-                 n: int, shape: str = "free",
-                 starts: Sequence = (),  # more weights (n,) of mean 1 and of that shape to search from
-                 rounds: int = 200) -> tuple[np.ndarray, float]:  # weights (n,) of mean 1, their divergence
-    "The weights of mean 1 and the given `shape` (`SHAPES`) that minimise the divergence: the best of local searches, never worse than where they started."
+# %% ../../nbs/theory/2_descent.ipynb #2a2c5f2b
+def best_weights(
+    objective: Callable,  # weights (n,) → (divergence > 0, gradient (n,)): `complex_step`, `autograd`
+    n: int, shape: str = "free",
+    starts: Sequence = (),  # more weights (n,) of mean 1 and of that shape to search from
+    rounds: int = 200,
+) -> tuple[np.ndarray, float]:  # weights (n,) of mean 1, their divergence
+    """The weights of mean 1 and the given `shape` (`SHAPES`) that minimise the divergence:
+    the best of local searches, never worse than where they started."""
     check_count("n", n); check_count("rounds", rounds); check_choice("shape", shape, SHAPES)
     basis, falling = SHAPES[shape](n), geometric(n, normalise=True).numpy()
-    ramp = SHAPES["falling"](n)@(np.full(n, 0.5/n) + 0.5*np.eye(n)[-1])           # nearly equal, slightly falling
-    usual = {"free": [falling], "falling": [ramp, falling], "rising": [ramp[::-1], falling[::-1]]}[shape]
-    def climb(w): return search(objective, basis, (p := np.linalg.solve(basis, w).clip(0))/p.sum(), rounds)
-    begun = [*usual, *starts]
-    return min([climb(w) for w in begun] + [(w, objective(w)[0]) for w in (*begun, np.ones(n))], key=lambda end: end[1])
+    # nearly equal, slightly falling
+    ramp = SHAPES["falling"](n)@(np.full(n, 0.5/n) + 0.5*np.eye(n)[-1])
+    usual = {"free": [falling], "falling": [ramp, falling],
+             "rising": [ramp[::-1], falling[::-1]]}
+    def climb(w):
+        mixture = np.linalg.solve(basis, w).clip(0)
+        return search(objective, basis, mixture/mixture.sum(), rounds)
+    begun = [*usual[shape], *starts]
+    ends = [climb(w) for w in begun] + [(w, objective(w)[0]) for w in (*begun, np.ones(n))]
+    return min(ends, key=lambda end: end[1])
 
-def best_by_shape(objective: Callable, n: int, rounds: int = 200) -> dict[str, tuple[np.ndarray, float]]:
+# %% ../../nbs/theory/2_descent.ipynb #1933798e
+def best_by_shape(objective: Callable, n: int, rounds: int = 200
+                  ) -> dict[str, tuple[np.ndarray, float]]:
     "`best_weights` for falling, rising and, from both of these, free weights."
-    found = {shape: best_weights(objective, n, shape, rounds=rounds) for shape in ("falling", "rising")}
-    return found | {"free": best_weights(objective, n, "free", [w for w, _ in found.values()], rounds)}
+    found = {shape: best_weights(objective, n, shape, rounds=rounds)
+             for shape in ("falling", "rising")}
+    starts = [w for w, _ in found.values()]
+    return found | {"free": best_weights(objective, n, "free", starts, rounds)}
 
-# %% ../../nbs/theory/2_descent.ipynb #ac3e1333
-def batch_draws(batch: int, n: int, runs: int, d: int, generator: np.random.Generator) -> np.ndarray:
-    "(n, 2, 2, runs, d): for each of n steps, for real and generated batches, the mean of `batch` standard normals and their sample variance."
-    check_count("batch", batch, 2); check_count("n", n); check_count("runs", runs); check_count("d", d)
+# %% ../../nbs/theory/2_descent.ipynb #22d2b70f
+def batch_draws(batch: int, n: int, runs: int, d: int, generator: np.random.Generator
+                ) -> np.ndarray:
+    """(n, 2, 2, runs, d): for each of n steps, for real and generated batches,
+    the mean of `batch` standard normals and their sample variance."""
+    check_count("batch", batch, 2); check_count("n", n)
+    check_count("runs", runs); check_count("d", d)
     means = generator.standard_normal((n, 2, runs, d))/batch**0.5
-    return np.stack([means, generator.chisquare(batch - 1, means.shape)/(batch - 1)], 2)
+    variances = generator.chisquare(batch - 1, means.shape)/(batch - 1)
+    return np.stack([means, variances], 2)
 
+# %% ../../nbs/theory/2_descent.ipynb #2fcd0943
 def fitted_kl(steps, real_var, mean, var, draws: np.ndarray) -> np.ndarray:
-    "KL(p* ‖ p_M) in nats, (..., runs), of sweeps whose D_m is fitted to batches with moments `draws`; mean and var (runs, d) or (d,), else as `expected_kl`."
+    """KL(p* ‖ p_M) in nats, (..., runs), of sweeps whose D_m is fitted to batches
+    with moments `draws`; mean and var (runs, d) or (d,), else as `expected_kl`."""
     (real_var, mean, var), steps = check_diagonal(real_var, mean, var), check_steps(steps)
-    if len(draws) != steps.shape[-1]: raise ValueError(f"draws are for {len(draws)} steps, but there are {steps.shape[-1]}; draw as many.")
+    if len(draws) != steps.shape[-1]:
+        raise ValueError(f"draws are for {len(draws)} steps, but there are {steps.shape[-1]}; "
+                         "draw as many.")
     t_all = steps[..., None, None]
     a, s = (value + 0*draws[0, 0, 0] + 0*t_all[..., 0, :, :] for value in (mean, np.sqrt(var)))
     for m, ((z, u), (z_fake, u_fake)) in enumerate(draws):
-        slope = 1/(s**2*u_fake) - 1/(real_var*u)                                # (N.2) of the two fitted Gaussians
+        slope = 1/(s**2*u_fake) - 1/(real_var*u)          # (N.2) of the two fitted Gaussians
         offset = z/(np.sqrt(real_var)*u) - (a + s*z_fake)/(s**2*u_fake)
         t = t_all[..., m, :, :]
-        a, s = a + t*(slope*a + offset), s*(1 + t*slope)                        # (N.7)
+        a, s = a + t*(slope*a + offset), s*(1 + t*slope)  # (N.7)
     return diagonal_kl(real_var, a**2, s**2)
 
-# %% ../../nbs/theory/2_descent.ipynb #afedcab6
+# %% ../../nbs/theory/2_descent.ipynb #1049ee3b
 def log_joint(x: Tensor, masses: Tensor, centres: Tensor, variances: Tensor) -> Tensor:
     "(n, K): ln π_k + ln N(x; c_k, v_k) on the line; x (n,), the rest (K,)."
     return masses.log() - (2*math.pi*variances).log()/2 - (x[:, None] - centres)**2/(2*variances)
 
 def line_score(x: Tensor, masses: Tensor, centres: Tensor, variances: Tensor) -> Tensor:
     "(n,): the score of that mixture."
-    return (log_joint(x, masses, centres, variances).softmax(1)*(centres - x[:, None])/variances).sum(1)
+    shares = log_joint(x, masses, centres, variances).softmax(1)
+    return (shares*(centres - x[:, None])/variances).sum(1)
 
 def line_mixture(mixture) -> tuple[Tensor, Tensor, Tensor]:
-    "(masses, centres, variances), each (K,), of a `data.Mixture` in one dimension; any other is a `ValueError`."
-    if tuple(mixture.shape) != (1,): raise ValueError(f"the mixture has {mixture.shape[0]} dimensions; give one in 1 dimension.")
+    """(masses, centres, variances), each (K,), of a `data.Mixture` in one dimension;
+    any other is a `ValueError`."""
+    if tuple(mixture.shape) != (1,):
+        raise ValueError(f"the mixture has {mixture.shape[0]} dimensions; give one in 1 dimension.")
     return mixture.weights, mixture.means[:, 0], mixture.covariances[:, 0, 0]
 
-# %% ../../nbs/theory/2_descent.ipynb #136676e5
+# %% ../../nbs/theory/2_descent.ipynb #d36d9145
 def cloud(mean: float, std: float, n: int) -> tuple[Tensor, Tensor]:
-    "N(mean, std²) as points x (n,) at equal distances up to 5 deviations, and their masses (n,), which sum to 1."
+    """N(mean, std²) as points x (n,) at equal distances up to 5 deviations,
+    and their masses (n,), which sum to 1."""
     z = torch.linspace(-5, 5, check_count("n", n, 2), dtype=torch.float64)
     return mean + check_positive("std", std)*z, (-z**2/2).softmax(0)
 
-def push_forward(mixture, x: Tensor, masses: Tensor, weights: Sequence[float], eta: float, resolution: float) -> list[Tensor]:
-    "x_0, ..., x_M: points x (n,) of fixed `masses` (n,) under exact steps of a discriminator that sees data and samples blurred by `resolution` h."
-    (pi, centres, variances), h2 = line_mixture(mixture), check_positive("resolution", resolution)**2
-    check_positive("eta", eta); check_weights(weights.detach() if isinstance(weights, Tensor) else weights)
+# %% ../../nbs/theory/2_descent.ipynb #90565e03
+def resolved_kl(mixture, x: Tensor, masses: Tensor, resolution: float, n: int = 300) -> Tensor:
+    "KL(p* ‖ p_g) in nats, both blurred by `resolution`, by quadrature on `n` points."
+    pi, centres, variances = line_mixture(mixture)
+    h2 = check_positive("resolution", resolution)**2
+    reach = 7*(variances.max() + h2).sqrt()
+    low, high = (centres.min() - reach).item(), (centres.max() + reach).item()
+    grid = torch.linspace(low, high, check_count("n", n, 2), dtype=torch.float64)
+    real = log_joint(grid, pi, centres, variances + h2).logsumexp(1)
+    fake = log_joint(grid, masses, x, torch.full_like(x, h2)).logsumexp(1)
+    return (real.exp()*(real - fake)).sum()*(grid[1] - grid[0])
+
+# %% ../../nbs/theory/2_descent.ipynb #2f2afa15
+def push_forward(mixture, x: Tensor, masses: Tensor, weights: Sequence[float], eta: float,
+                 resolution: float) -> list[Tensor]:
+    """x_0, ..., x_M: points x (n,) of fixed `masses` (n,) under exact steps of a discriminator
+    that sees data and samples blurred by `resolution` h."""
+    pi, centres, variances = line_mixture(mixture)
+    h2 = check_positive("resolution", resolution)**2
+    check_positive("eta", eta)
+    check_weights(weights.detach() if isinstance(weights, Tensor) else weights)
     path = [x]
     for weight in weights:
         at = path[-1]
-        field = lambda x: line_score(x, pi, centres, variances + h2) - line_score(x, masses, at, torch.full_like(at, h2))  # (N.2), blurred
-        path.append(step(at, field, eta, weight))                                                                          # (N.7)
+        def field(x):
+            pull = line_score(x, pi, centres, variances + h2)
+            return pull - line_score(x, masses, at, torch.full_like(at, h2))    # (N.2), blurred
+        path.append(step(at, field, eta, weight))                               # (N.7)
     return path
-
-def resolved_kl(mixture, x: Tensor, masses: Tensor, resolution: float, n: int = 300) -> Tensor:
-    "KL(p* ‖ p_g) in nats, both blurred by `resolution`, by quadrature on `n` points."
-    (pi, centres, variances), h2 = line_mixture(mixture), check_positive("resolution", resolution)**2
-    reach = 7*(variances.max() + h2).sqrt()
-    grid = torch.linspace((centres.min() - reach).item(), (centres.max() + reach).item(), check_count("n", n, 2), dtype=torch.float64)
-    real, fake = log_joint(grid, pi, centres, variances + h2).logsumexp(1), log_joint(grid, masses, x, torch.full_like(x, h2)).logsumexp(1)
-    return (real.exp()*(real - fake)).sum()*(grid[1] - grid[0])

@@ -48,7 +48,7 @@ def wgan(theta: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
     "The field of the Wasserstein GAN without its constraint."
     return -psi, theta
 
-# %% ../../nbs/theory/5_dirac.ipynb #9eee08cc
+# %% ../../nbs/theory/5_dirac.ipynb #e12f1cbf
 def jacobian(field: Map, theta: float = 0.0, psi: float = 0.0) -> Tensor:
     "The derivative (2, 2) of `field` (or of any map) at (θ, ψ) by autograd, in float64."
     at = torch.tensor([theta, psi], dtype=torch.float64)
@@ -62,23 +62,26 @@ def pair(centre: float, discriminant: float) -> Tensor:
 def eigenvalues(field: Map) -> Tensor:
     "The eigenvalues (2,) of a map's Jacobian at the equilibrium, ordered as `pair` orders them."
     values = torch.linalg.eigvals(jacobian(field)).tolist()
-    return torch.tensor(sorted(values, key=lambda v: (round(v.imag, 6), v.real)), dtype=torch.complex128)
+    ordered = sorted(values, key=lambda v: (round(v.imag, 6), v.real))
+    return torch.tensor(ordered, dtype=torch.complex128)
 
 # %% ../../nbs/theory/5_dirac.ipynb #7086bd0c
 def rotation_eigenvalues(first: float = FIRST) -> Tensor:
     "±f'(0) i for f'(0) = `first`: an unregularised GAN at its equilibrium."
     return pair(0.0, -first**2)  # (C.1)
 
-# %% ../../nbs/theory/5_dirac.ipynb #8133e8f3
+# %% ../../nbs/theory/5_dirac.ipynb #224725fa
 def nsgan_radius(time, start: float):
-    "√(θ² + ψ²) of the non-saturating GAN's flow after `time`, from radius `start`, to leading order in the radius (ours)."
+    """√(θ² + ψ²) of the non-saturating GAN's flow after `time`, from radius `start`, to leading
+    order in the radius (ours)."""
     return (check_positive("start", start)**-2 + time/8)**-0.5
 
 def nsgan_cycle(h: float) -> float:
-    "Radius of the circle on which simultaneous steps of size `h` end for the non-saturating GAN, to leading order in `h` (ours)."
+    """Radius of the circle on which simultaneous steps of size `h` end for the non-saturating GAN,
+    to leading order in `h` (ours)."""
     return math.sqrt(2*check_positive("h", h))
 
-# %% ../../nbs/theory/5_dirac.ipynb #adefb9f8
+# %% ../../nbs/theory/5_dirac.ipynb #1df89fae
 def simultaneous(field: Map, h: float) -> Map:
     "One step of size `h` of both players at once, as a map on (θ, ψ)."
     check_positive("h", h)
@@ -87,8 +90,10 @@ def simultaneous(field: Map, h: float) -> Map:
         return theta + h*v_theta, psi + h*v_psi
     return step
 
-def alternating(field: Map, h: float, n_d: int = 1, n_g: int = 1, project: Callable[[Tensor], Tensor] = lambda psi: psi) -> Map:
-    "`n_d` steps of the discriminator, each followed by `project`, then `n_g` of the generator, as a map on (θ, ψ)."
+def alternating(field: Map, h: float, n_d: int = 1, n_g: int = 1,
+                project: Callable[[Tensor], Tensor] = lambda psi: psi) -> Map:
+    """`n_d` steps of the discriminator, each followed by `project`, then `n_g` of the generator,
+    as a map on (θ, ψ)."""
     check_positive("h", h); check_count("n_d", n_d); check_count("n_g", n_g)
     def step(theta, psi):
         for _ in range(n_d): psi = project(psi + h*field(theta, psi)[1])
@@ -96,53 +101,61 @@ def alternating(field: Map, h: float, n_d: int = 1, n_g: int = 1, project: Calla
         return theta, psi
     return step
 
-# %% ../../nbs/theory/5_dirac.ipynb #d72655df
+# %% ../../nbs/theory/5_dirac.ipynb #129aee73
 def simulate(step: Map, start, steps: int) -> Tensor:
     "Iterate the map `step` from `start` (..., 2): the path (steps+1, ..., 2) in float64."
     check_count("steps", steps)
     at = torch.as_tensor(start, dtype=torch.float64)
-    if at.shape[-1:] != (2,): raise ValueError(f"start has shape {tuple(at.shape)}; give (..., 2): θ and ψ of each starting point.")
+    if at.shape[-1:] != (2,):
+        raise ValueError(f"start has shape {tuple(at.shape)}; "
+                         "give (..., 2): θ and ψ of each starting point.")
     path = [at]
     for _ in range(steps): path.append(torch.stack(step(*path[-1].unbind(-1)), -1))
     return torch.stack(path)
 
+# %% ../../nbs/theory/5_dirac.ipynb #e654f974
 def spectral_radius(step: Map) -> float:
     "The factor per iteration that the eigenvalues of `step` at the equilibrium predict."
     return eigenvalues(step).abs().max().item()
 
 def measured_rate(step: Map, steps: int = 100, size: float = 1e-6) -> float:
-    "The factor per iteration at which `step` really carries two points at distance `size` from the equilibrium, over `steps` iterations."
+    """The factor per iteration at which `step` really carries two points at distance `size` from
+    the equilibrium, over `steps` iterations."""
     end = simulate(step, size*torch.eye(2), steps)[-1]/size
     return torch.linalg.eigvals(end).abs().max().item()**(1/steps)
 
-# %% ../../nbs/theory/5_dirac.ipynb #0df38155
+# %% ../../nbs/theory/5_dirac.ipynb #8a6f2e86
 def simultaneous_eigenvalues(h: float, first: float = FIRST) -> Tensor:
     "1 ± i h f'(0)."
     return pair(1.0, -(check_positive("h", h)*first)**2)  # (C.2)
 
 def alternating_eigenvalues(h: float, n_g: int = 1, n_d: int = 1, first: float = FIRST) -> Tensor:
     "1 - α²/2 ± √((1 - α²/2)² - 1) with α = h f'(0) √(n_g n_d)."
-    alpha = check_positive("h", h)*first*math.sqrt(check_count("n_g", n_g)*check_count("n_d", n_d))  # (C.2)
+    size = check_positive("h", h)*first
+    alpha = size*math.sqrt(check_count("n_g", n_g)*check_count("n_d", n_d))  # (C.2)
     return pair(1 - alpha**2/2, (1 - alpha**2/2)**2 - 1)  # (C.2)
 
-# %% ../../nbs/theory/5_dirac.ipynb #94954a06
+# %% ../../nbs/theory/5_dirac.ipynb #40209fbf
 def clip(bound: float) -> Callable[[Tensor], Tensor]:
     "The projection of ψ to [-`bound`, `bound`] after each discriminator step (C.3)."
     check_positive("bound", bound)
     return lambda psi: psi.clamp(-bound, bound)
 
 def penalised(field: Map, gamma: float, centre: float = 0.0) -> Map:
-    "`field` whose discriminator pays gamma/2 (|∇D| - centre)²: WGAN-GP on `wgan` and DRAGAN on `gan` with centre 1 (C.3), R1 and R2 with centre 0 (C.5)."
+    """`field` whose discriminator pays gamma/2 (|∇D| - centre)²: WGAN-GP on `wgan` and DRAGAN on
+    `gan` with centre 1 (C.3), R1 and R2 with centre 0 (C.5)."""
     check_positive("gamma", gamma, zero=True); check_positive("centre", centre, zero=True)
     def v(theta, psi):
         v_theta, v_psi = field(theta, psi)
         return v_theta, v_psi - gamma*(psi - centre*psi.sign())  # (C.3), (C.5)
     return v
 
-# %% ../../nbs/theory/5_dirac.ipynb #1762367c
+# %% ../../nbs/theory/5_dirac.ipynb #72abb589
 def penalty_cycle(gamma: float, centre: float, n_d: int = 1) -> float:
-    "Largest |θ| at which WGAN-GP ends on the Dirac-GAN as h → 0: on its limit cycle, or at rest at gamma*centre where gamma >= 2/√n_d (ours)."
-    check_positive("gamma", gamma); check_positive("centre", centre, zero=True); check_count("n_d", n_d)
+    """Largest |θ| at which WGAN-GP ends on the Dirac-GAN as h → 0: on its limit cycle, or at rest
+    at gamma*centre where gamma >= 2/√n_d (ours)."""
+    check_positive("gamma", gamma); check_positive("centre", centre, zero=True)
+    check_count("n_d", n_d)
     damping = n_d*gamma/2
     q = math.exp(-math.pi*damping/math.sqrt(n_d - damping**2)) if damping**2 < n_d else 0.0
     return gamma*centre*(1 + q)/(1 - q)  # (C.3)
@@ -164,28 +177,37 @@ def consensus_eigenvalues(gamma: float) -> Tensor:
     "-γ f'(0)² ± i f'(0)."
     return pair(-check_positive("gamma", gamma, zero=True)*FIRST**2, -FIRST**2)  # (C.3)
 
-# %% ../../nbs/theory/5_dirac.ipynb #d9f8e704
+# %% ../../nbs/theory/5_dirac.ipynb #56ba2db9
 def consensus_window(h: float) -> tuple[float, float]:
-    "The γ between which simultaneous steps of size `h` converge locally under consensus optimisation (ours)."
-    if not 0 < h < 1/FIRST: raise ValueError(f"h={h!r} is not allowed; give a number between 0 and {1/FIRST:g}, beyond which no gamma converges.")
+    """The γ between which simultaneous steps of size `h` converge locally under consensus
+    optimisation (ours)."""
+    if not 0 < h < 1/FIRST:
+        raise ValueError(f"h={h!r} is not allowed; give a number between 0 and {1/FIRST:g}, "
+                         "beyond which no gamma converges.")
     return tuple((1 + sign*math.sqrt(1 - (h*FIRST)**2))/(h*FIRST**2) for sign in (-1, 1))
 
 def consensus_saddle(gamma: float) -> tuple[float, float]:
-    "(θ, ψ) of the saddle of consensus optimisation on the minimax GAN; its mirror image is the other one (ours)."
+    """(θ, ψ) of the saddle of consensus optimisation on the minimax GAN; its mirror image is the
+    other one (ours)."""
     s = brentq(lambda s: 2*s/(1 + math.exp(-s)) - 1, 0, 2)
-    gap = (2 + math.exp(s) + math.exp(-s))/check_positive("gamma", gamma)  # 1/(σ(s)σ(-s)) = 2 + e^s + e^-s
+    # 1/(σ(s)σ(-s)) = 2 + e^s + e^-s
+    gap = (2 + math.exp(s) + math.exp(-s))/check_positive("gamma", gamma)
     psi = math.sqrt((gap + math.sqrt(gap**2 + 4*s**2))/2)
     return s/psi, psi
 
-# %% ../../nbs/theory/5_dirac.ipynb #4e30c893
+# %% ../../nbs/theory/5_dirac.ipynb #c3607d38
 def instance_noise(sigma: float, nodes: int = 48) -> Map:
-    "The field of the minimax GAN with noise N(0, sigma²) on real and generated points, by quadrature with `nodes` points."
+    """The field of the minimax GAN with noise N(0, sigma²) on real and generated points, by
+    quadrature with `nodes` points."""
     check_positive("sigma", sigma, zero=True)
-    xi, weights = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(check_count("nodes", nodes)))
+    quadrature = np.polynomial.hermite_e.hermegauss(check_count("nodes", nodes))
+    xi, weights = map(torch.from_numpy, quadrature)
     xi, weights = sigma*xi, weights/weights.sum()
     def v(theta, psi):
         fake, p = theta[..., None] + xi, psi[..., None]
-        return -psi*(weights*slope(p*fake)).sum(-1), (weights*(fake*slope(p*fake) - xi*slope(-p*xi))).sum(-1)  # (C.4)
+        v_theta = -psi*(weights*slope(p*fake)).sum(-1)
+        v_psi = (weights*(fake*slope(p*fake) - xi*slope(-p*xi))).sum(-1)  # (C.4)
+        return v_theta, v_psi
     return v
 
 def noise_eigenvalues(sigma: float) -> Tensor:
@@ -195,7 +217,7 @@ def noise_eigenvalues(sigma: float) -> Tensor:
 
 CRITICAL_VARIANCE = abs(FIRST/SECOND)  # σ² = 2  (C.4)
 
-# %% ../../nbs/theory/5_dirac.ipynb #c0f44014
+# %% ../../nbs/theory/5_dirac.ipynb #35ba8078
 CRITICAL_GAMMA = 2*abs(FIRST)  # γ = 1  (C.5)
 
 def penalty_eigenvalues(gamma: float) -> Tensor:
@@ -203,152 +225,197 @@ def penalty_eigenvalues(gamma: float) -> Tensor:
     return pair(-check_positive("gamma", gamma, zero=True)/2, gamma**2/4 - FIRST**2)  # (C.5)
 
 def penalty_window(h: float, update: Callable = alternating) -> tuple[float, float]:
-    "The γ of R1 between which steps of size `h` converge locally; `update` is `simultaneous` or `alternating` (ours)."
-    if not 0 < h < 2/FIRST: raise ValueError(f"h={h!r} is not allowed; give a number between 0 and {2/FIRST:g}, beyond which no gamma converges.")
+    """The γ of R1 between which steps of size `h` converge locally; `update` is `simultaneous` or
+    `alternating` (ours)."""
+    if not 0 < h < 2/FIRST:
+        raise ValueError(f"h={h!r} is not allowed; give a number between 0 and {2/FIRST:g}, "
+                         "beyond which no gamma converges.")
     bend = h*FIRST**2
     return {simultaneous: (bend, 2/h + bend/2), alternating: (0.0, 2/h - bend/2)}[update]
 
-# %% ../../nbs/theory/5_dirac.ipynb #3f6398d1
+# %% ../../nbs/theory/5_dirac.ipynb #b9cb7f54
 @dataclass(frozen=True)
 class Method:
     "A way to train the Dirac-GAN."
     name: str
-    setting: str                                             # of its parameters, for tables
+    setting: str                 # of its parameters, for tables
     field: Map
-    lemma: Tensor | None = None                              # eigenvalues (2,) by formula; None where the field has no Jacobian at the equilibrium
-    n_d: int = 1                                             # discriminator steps per generator step
-    project: Callable[[Tensor], Tensor] = lambda psi: psi    # after each of them
+    lemma: Tensor | None = None  # eigenvalues (2,) by formula; None where the field has no Jacobian
+                                 # at the equilibrium
+    n_d: int = 1                 # discriminator steps per generator step
+    # after each discriminator step:
+    project: Callable[[Tensor], Tensor] = lambda psi: psi
 
     def step(self, h: float) -> Map:
         "One alternating iteration of size `h`."
         return alternating(self.field, h, self.n_d, project=self.project)
 
-# %% ../../nbs/theory/5_dirac.ipynb #088254b7
+# %% ../../nbs/theory/5_dirac.ipynb #94b1abcf
 METHODS = {m.name: m for m in (
-    Method("GAN", "", gan, rotation_eigenvalues()),                                                       # (C.1)
-    Method("NSGAN", "", nsgan, rotation_eigenvalues()),                                                   # (C.1)
-    Method("WGAN", "|ψ| ≤ 1, 5 D steps", wgan, rotation_eigenvalues(1.0), 5, clip(1.0)),               # (C.3)
-    Method("WGAN-GP", "γ = 0.5, g0 = 1, 5 D steps", penalised(wgan, 0.5, 1.0), n_d=5),                      # (C.3)
-    Method("DRAGAN", "γ = 0.5, g0 = 1", penalised(gan, 0.5, 1.0)),                                        # (C.3)
-    Method("consensus", "γ = 1", consensus(gan, 1.0), consensus_eigenvalues(1.0)),                        # (C.3)
-    Method("instance noise", "σ² = 2", instance_noise(CRITICAL_VARIANCE**0.5), noise_eigenvalues(CRITICAL_VARIANCE**0.5)),  # (C.4)
-    Method("R1", "γ = 1", penalised(gan, CRITICAL_GAMMA), penalty_eigenvalues(CRITICAL_GAMMA)),           # (C.5)
-    Method("R2", "γ = 1", penalised(gan, CRITICAL_GAMMA), penalty_eigenvalues(CRITICAL_GAMMA)))}          # (C.5)
+    Method("GAN", "", gan, rotation_eigenvalues()),                                       # (C.1)
+    Method("NSGAN", "", nsgan, rotation_eigenvalues()),                                   # (C.1)
+    Method("WGAN", "|ψ| ≤ 1, 5 D steps", wgan, rotation_eigenvalues(1.0), 5, clip(1.0)),  # (C.3)
+    Method("WGAN-GP", "γ = 0.5, g0 = 1, 5 D steps", penalised(wgan, 0.5, 1.0), n_d=5),    # (C.3)
+    Method("DRAGAN", "γ = 0.5, g0 = 1", penalised(gan, 0.5, 1.0)),                        # (C.3)
+    Method("consensus", "γ = 1", consensus(gan, 1.0), consensus_eigenvalues(1.0)),        # (C.3)
+    Method("instance noise", "σ² = 2", instance_noise(CRITICAL_VARIANCE**0.5),            # (C.4)
+           noise_eigenvalues(CRITICAL_VARIANCE**0.5)),
+    Method("R1", "γ = 1", penalised(gan, CRITICAL_GAMMA),                                 # (C.5)
+           penalty_eigenvalues(CRITICAL_GAMMA)),
+    Method("R2", "γ = 1", penalised(gan, CRITICAL_GAMMA),                                 # (C.5)
+           penalty_eigenvalues(CRITICAL_GAMMA)))}
 
 def method(name: str) -> Method:
     "The entry of `METHODS` of that name."
     return METHODS[check_choice("method", name, METHODS)]
 
-# %% ../../nbs/theory/5_dirac.ipynb #f1bd95b5
+# %% ../../nbs/theory/5_dirac.ipynb #9c66c912
 PLANE = ("ring", "grid", "swiss-roll")
 
 @dataclass(frozen=True)
 class Recipe:
     "What a method adds to the game between two MLPs."
-    wasserstein: bool = False                    # its loss, else the logistic one with a non-saturating generator
-    gamma: float = 0.0                           # of the penalty gamma/2 E(‖∇D‖ - centre)²
+    wasserstein: bool = False                # its loss, else the logistic one with a non-saturating
+                                             # generator
+    gamma: float = 0.0                       # of the penalty gamma/2 E(‖∇D‖ - centre)²
     centre: float = 0.0
-    share: tuple[float, float] = (1.0, 1.0)      # the penalty's points are t*real + (1 - t)*fake, t uniform between these
-    sigma: float = 0.0                           # of the instance noise
+    share: tuple[float, float] = (1.0, 1.0)  # the penalty's points are t*real + (1 - t)*fake,
+                                             # t uniform between these
+    sigma: float = 0.0                       # of the instance noise
 
     def __post_init__(self):
-        for name in ("gamma", "centre", "sigma"): check_positive(name, getattr(self, name), zero=True)
+        for name in ("gamma", "centre", "sigma"):
+            check_positive(name, getattr(self, name), zero=True)
 
-RECIPES = {"unregularised": Recipe(), "instance noise": Recipe(sigma=0.3),        # wide against the data's own 0.05
-           "R1": Recipe(gamma=1.0), "R2": Recipe(gamma=1.0, share=(0.0, 0.0)),
-           "WGAN-GP": Recipe(True, 2.0, 1.0, (0.0, 1.0))}                         # weight gamma/2 = 1
+RECIPES = {"unregularised": Recipe(),
+           "instance noise": Recipe(sigma=0.3),            # wide against the data's own 0.05
+           "R1": Recipe(gamma=1.0),
+           "R2": Recipe(gamma=1.0, share=(0.0, 0.0)),
+           "WGAN-GP": Recipe(True, 2.0, 1.0, (0.0, 1.0))}  # weight gamma/2 = 1
 
-# %% ../../nbs/theory/5_dirac.ipynb #7953d0a2
+# %% ../../nbs/theory/5_dirac.ipynb #bcc47791
 class Member(NamedTuple):
     "One run of an ensemble."
     data: str    # one of `PLANE`
     method: str  # a key of `RECIPES`
     seed: int
 
-def all_members(methods: Sequence[str], seeds: int, datasets: Sequence[str] = PLANE) -> list[Member]:
+def all_members(methods: Sequence[str], seeds: int,
+                datasets: Sequence[str] = PLANE) -> list[Member]:
     "Every combination of data, method and seed, after a check of the names."
     for name in datasets: check_choice("data", name, PLANE)
     for name in methods: check_choice("method", name, RECIPES)
-    return [Member(*key) for key in itertools.product(datasets, methods, range(check_count("seeds", seeds)))]
+    keys = itertools.product(datasets, methods, range(check_count("seeds", seeds)))
+    return [Member(*key) for key in keys]
 
+# %% ../../nbs/theory/5_dirac.ipynb #823b7bed
 def real_points(members: Sequence[Member], points: int, *names) -> Tensor:
     "(E, points, 2): real points for each member, equal for equal data, seed and `names`."
     keys = {(m.data, m.seed): None for m in members}
-    drawn = {(data, seed): load(data).sample(points, rng(seed, data, *names)) for data, seed in keys}
+    drawn = {(data, seed): load(data).sample(points, rng(seed, data, *names))
+             for data, seed in keys}
     return torch.stack([drawn[m.data, m.seed] for m in members])
 
-# %% ../../nbs/theory/5_dirac.ipynb #d73a8058
+# %% ../../nbs/theory/5_dirac.ipynb #d799723b
 class EnsembleMLP(nn.Module):
-    "E networks of one shape side by side, (E, B, inputs) -> (E, B, outputs): linear layers as torch starts them, LeakyReLU(0.2) between."
+    """E networks of one shape side by side, (E, B, inputs) -> (E, B, outputs): linear layers as
+    torch starts them, LeakyReLU(0.2) between."""
     def __init__(self, sizes: Sequence[int], seeds: Sequence[int], name: str):
         super().__init__()
         def layers(seed):
-            with seeded(seed, name): return [nn.Linear(i, o) for i, o in zip(sizes, sizes[1:])]
+            with seeded(seed, name):
+                return [nn.Linear(i, o) for i, o in zip(sizes, sizes[1:])]
         start = {seed: layers(seed) for seed in set(seeds)}
         columns = list(zip(*(start[seed] for seed in seeds)))
-        self.weights = nn.ParameterList(torch.stack([layer.weight.detach().T for layer in column]) for column in columns)   # (E, in, out)
-        self.biases = nn.ParameterList(torch.stack([layer.bias.detach()[None] for layer in column]) for column in columns)  # (E, 1, out)
+        def stacked(part):
+            return nn.ParameterList(torch.stack([part(layer) for layer in column])
+                                    for column in columns)
+        self.weights = stacked(lambda layer: layer.weight.detach().T)   # (E, in, out)
+        self.biases = stacked(lambda layer: layer.bias.detach()[None])  # (E, 1, out)
 
     def forward(self, x: Tensor, members=slice(None)) -> Tensor:
         "`x` holds the points of `members` (an index into E) only, where that is given."
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1]): x = leaky_relu(torch.baddbmm(bias[members], x, weight[members]), 0.2)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
+            x = leaky_relu(torch.baddbmm(bias[members], x, weight[members]), 0.2)
         return torch.baddbmm(self.biases[-1][members], x, self.weights[-1][members])
 
-# %% ../../nbs/theory/5_dirac.ipynb #07a6d6d0
-def penalties(discriminator: Callable[[Tensor], Tensor], x: Tensor, gamma: Tensor, centre: Tensor) -> Tensor:
-    "gamma/2 E(‖∇D‖ - centre)² of each member (E,) at points `x` (E, B, 2); `gamma` and `centre` are (E, 1)."
+# %% ../../nbs/theory/5_dirac.ipynb #4dda119a
+def penalties(discriminator: Callable[[Tensor], Tensor], x: Tensor,
+              gamma: Tensor, centre: Tensor) -> Tensor:
+    """gamma/2 E(‖∇D‖ - centre)² of each member (E,) at points `x` (E, B, 2); `gamma` and `centre`
+    are (E, 1)."""
     x = x.detach().requires_grad_()
-    gradient, = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)      # points and members do not mix
+    # points and members do not mix
+    gradient, = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
     return (gamma/2*(gradient.norm(dim=2) - centre).square()).mean(1)  # (C.5), (C.3)
 
 def discriminator_losses(real: Tensor, fake: Tensor, wasserstein: Tensor) -> Tensor:
-    "Each member's loss (E,) on logits (E, B): logistic (N.1), or the Wasserstein one where `wasserstein` (E, 1) is True."
+    """Each member's loss (E,) on logits (E, B): logistic (N.1), or the Wasserstein one where
+    `wasserstein` (E, 1) is True."""
     return torch.where(wasserstein, fake - real, softplus(-real) + softplus(fake)).mean(1)  # (N.1)
 
 def generator_losses(fake: Tensor, wasserstein: Tensor) -> Tensor:
     "Each member's generator loss (E,) on logits (E, B): non-saturating or linear."
     return torch.where(wasserstein, -fake, softplus(-fake)).mean(1)
 
-# %% ../../nbs/theory/5_dirac.ipynb #e8d869fb
+# %% ../../nbs/theory/5_dirac.ipynb #55a32e15
+def _numbers(members: Sequence[Member], device) -> Tensor:
+    "(E, 6, 1): each member's recipe in numbers, wasserstein, sigma, gamma, centre and share."
+    recipes = [RECIPES[check_choice("method", m.method, RECIPES)] for m in members]
+    rows = [[r.wasserstein, r.sigma, r.gamma, r.centre, *r.share] for r in recipes]
+    return torch.tensor(rows, device=device)[..., None]
+
+# %% ../../nbs/theory/5_dirac.ipynb #a276704a
 class Ensemble:
-    "Two `EnsembleMLP`s at play, one optimizer each. Members share no weights; those of one seed share their start and all noise."
-    def __init__(self, members: Sequence[Member], width: int = 32, depth: int = 3, latent: int = 8, batch: int = 32, lr: float = 1e-3, device="cpu"):
-        for name, value in dict(width=width, depth=depth, latent=latent, batch=batch).items(): check_count(name, value)
-        self.latent, self.batch, self.device, seeds = latent, batch, torch.device(device), [m.seed for m in members]
-        self.generator, self.discriminator = (EnsembleMLP([inputs, *[width]*depth, outputs], seeds, name).to(device)
-                                              for inputs, outputs, name in ((latent, 2, "generator"), (2, 1, "discriminator")))
-        self.optimizers = [torch.optim.RMSprop(net.parameters(), check_positive("lr", lr)) for net in (self.generator, self.discriminator)]
+    """Two `EnsembleMLP`s at play, one optimizer each. Members share no weights; those of one seed
+    share their start and all noise."""
+    def __init__(self, members: Sequence[Member], width: int = 32, depth: int = 3, latent: int = 8,
+                 batch: int = 32, lr: float = 1e-3, device="cpu"):
+        for name, value in dict(width=width, depth=depth, latent=latent, batch=batch).items():
+            check_count(name, value)
+        self.latent, self.batch, self.device = latent, batch, torch.device(device)
+        seeds, hidden = [m.seed for m in members], [width]*depth
+        self.generator = EnsembleMLP([latent, *hidden, 2], seeds, "generator").to(device)
+        self.discriminator = EnsembleMLP([2, *hidden, 1], seeds, "discriminator").to(device)
+        self.optimizers = [torch.optim.RMSprop(net.parameters(), check_positive("lr", lr))
+                           for net in (self.generator, self.discriminator)]
         self.streams = {seed: rng(seed, "noise") for seed in seeds}
         self.stream = torch.tensor([list(self.streams).index(seed) for seed in seeds])
-        rows = [RECIPES[check_choice("method", m.method, RECIPES)] for m in members]
-        table = torch.tensor([[r.wasserstein, r.sigma, r.gamma, r.centre, *r.share] for r in rows], device=device)[..., None]  # (E, 6, 1)
-        self.wasserstein, self.sigma, self.paying = table[:, 0] > 0, table[:, 1, None], table[:, 2, 0].nonzero()[:, 0]
-        self.gamma, self.centre, self.low, self.high = table[self.paying, 2:].unbind(1)                                         # (paying, 1)
+        table = _numbers(members, device)
+        self.wasserstein, self.sigma = table[:, 0] > 0, table[:, 1, None]
+        self.paying = table[:, 2, 0].nonzero()[:, 0]  # who pays a penalty: (paying,)
+        self.gamma, self.centre, self.low, self.high = table[self.paying, 2:].unbind(1)
 
-# %% ../../nbs/theory/5_dirac.ipynb #4c845eeb
+# %% ../../nbs/theory/5_dirac.ipynb #b4c026b7
 @patch
 def draw(self: Ensemble, sample: Callable, *shape: int) -> Tensor:
     "(E, *shape) from `sample` (torch.randn or torch.rand), equal for members of one seed."
-    return torch.stack([sample(shape, generator=stream) for stream in self.streams.values()])[self.stream].to(self.device)
+    drawn = [sample(shape, generator=stream) for stream in self.streams.values()]
+    return torch.stack(drawn)[self.stream].to(self.device)
 
 @patch
 def noisy(self: Ensemble, x: Tensor) -> Tensor:
     "Points (E, batch, 2) with each member's instance noise (C.4)."
     return x + self.sigma*self.draw(torch.randn, self.batch, 2)  # (C.4)
 
-# %% ../../nbs/theory/5_dirac.ipynb #56fb37bb
+# %% ../../nbs/theory/5_dirac.ipynb #dc1674c7
 @patch
 def discriminator_step(self: Ensemble, real: Tensor) -> None:
     "One step of every discriminator on `real` (E, batch, 2) and new fakes."
-    with torch.no_grad(): real, fake = self.noisy(real), self.noisy(self.generator(self.draw(torch.randn, self.batch, self.latent)))
+    with torch.no_grad():
+        real = self.noisy(real)
+        fake = self.noisy(self.generator(self.draw(torch.randn, self.batch, self.latent)))
     logits = self.discriminator(torch.cat([real, fake], 1))[..., 0]
-    loss, paying = discriminator_losses(logits[:, :self.batch], logits[:, self.batch:], self.wasserstein).sum(), self.paying
+    on_real, on_fake = logits[:, :self.batch], logits[:, self.batch:]
+    loss, paying = discriminator_losses(on_real, on_fake, self.wasserstein).sum(), self.paying
     share = self.low + (self.high - self.low)*self.draw(torch.rand, self.batch)[paying]
     between = torch.lerp(fake[paying], real[paying], share[..., None])
-    if len(paying): loss = loss + penalties(lambda x: self.discriminator(x, paying), between, self.gamma, self.centre).sum()
+    if len(paying):
+        D = lambda x: self.discriminator(x, paying)
+        loss = loss + penalties(D, between, self.gamma, self.centre).sum()
     self.update(1, loss)
 
-# %% ../../nbs/theory/5_dirac.ipynb #24246eab
+# %% ../../nbs/theory/5_dirac.ipynb #374b3b6e
 @patch
 def generator_step(self: Ensemble) -> None:
     "One step of every generator."
@@ -357,7 +424,8 @@ def generator_step(self: Ensemble) -> None:
 
 @patch
 def update(self: Ensemble, player: int, loss: Tensor) -> None:
-    "Step the optimizer of player 0 (generators) or 1 (discriminators) on `loss`; only its own weights get gradients."
+    """Step the optimizer of player 0 (generators) or 1 (discriminators) on `loss`; only its own
+    weights get gradients."""
     optimizer = self.optimizers[player]
     optimizer.zero_grad()
     loss.backward(inputs=optimizer.param_groups[0]["params"])
@@ -369,35 +437,53 @@ class Record(NamedTuple):
     samples: Tensor   # (E, points, 2): G(z), the same z every time
     slopes: Tensor    # (E,): mean ‖∇D‖ over `points` real points
 
-# %% ../../nbs/theory/5_dirac.ipynb #31b7c999
-def train(members: Sequence[Member], steps: int, every: int, n_d: int = 1, points: int = 500, **options) -> Iterator[Record]:
-    "Train all `members` for `steps` generator steps with `n_d` discriminator steps each; yield a `Record` every `every` steps. `options` are those of `Ensemble`."
-    for name, value in dict(steps=steps, every=every, n_d=n_d, points=points).items(): check_count(name, value)
+# %% ../../nbs/theory/5_dirac.ipynb #e5c71b84
+def train(members: Sequence[Member], steps: int, every: int, n_d: int = 1, points: int = 500,
+          **options) -> Iterator[Record]:
+    """Train all `members` for `steps` generator steps with `n_d` discriminator steps each; yield a
+    `Record` every `every` steps. `options` are those of `Ensemble`."""
+    counts = dict(steps=steps, every=every, n_d=n_d, points=points)
+    for name, value in counts.items(): check_count(name, value)
     ensemble = Ensemble(members, **options)
-    z = torch.stack([torch.randn(points, ensemble.latent, generator=rng(m.seed, "fixed latents")) for m in members]).to(ensemble.device)
+    z = torch.stack([torch.randn(points, ensemble.latent, generator=rng(m.seed, "fixed latents"))
+                     for m in members]).to(ensemble.device)
     shown = real_points(members, points, "slopes").to(ensemble.device).requires_grad_()
     for step in range(1, steps + 1):
-        if (step - 1) % every == 0: batches = iter(real_points(members, every*n_d*ensemble.batch, "training", step).to(ensemble.device).split(ensemble.batch, 1))
+        if (step - 1) % every == 0:
+            drawn = real_points(members, every*n_d*ensemble.batch, "training", step)
+            batches = iter(drawn.to(ensemble.device).split(ensemble.batch, 1))
         for _ in range(n_d): ensemble.discriminator_step(next(batches))
         ensemble.generator_step()
         if step % every == 0:
             gradient, = torch.autograd.grad(ensemble.discriminator(shown).sum(), shown)
-            with torch.no_grad(): yield Record(step, ensemble.generator(z).cpu(), gradient.norm(dim=2).mean(1).cpu())
+            with torch.no_grad(): samples = ensemble.generator(z).cpu()
+            yield Record(step, samples, gradient.norm(dim=2).mean(1).cpu())
 
-# %% ../../nbs/theory/5_dirac.ipynb #adcf48e8
+# %% ../../nbs/theory/5_dirac.ipynb #a424f91a
 def wasserstein(x: Tensor, y: Tensor) -> float:
-    "The exact 1-Wasserstein distance between two clouds of equally many points (n, d), by optimal assignment; infinite where a point is not finite."
-    if x.ndim != 2 or x.shape != y.shape: raise ValueError(f"x and y have shapes {tuple(x.shape)} and {tuple(y.shape)}; give (n, d) twice.")
+    """The exact 1-Wasserstein distance between two clouds of equally many points (n, d), by optimal
+    assignment; infinite where a point is not finite."""
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ValueError(f"x and y have shapes {tuple(x.shape)} and {tuple(y.shape)}; "
+                         "give (n, d) twice.")
     cost = torch.cdist(x.double(), y.double()).numpy()
     return cost[linear_sum_assignment(cost)].mean() if np.isfinite(cost).all() else math.inf
 
+# %% ../../nbs/theory/5_dirac.ipynb #57806cb4
 def measurements(records: Sequence[Record], members: Sequence[Member]) -> Iterator[dict]:
-    "One row per record and member: excess W1 over that of two real sets, way of G(z) per 1000 steps (NaN in the first record), slope."
+    """One row per record and member: excess W1 over that of two real sets, way of G(z) per 1000
+    steps (NaN in the first record), slope."""
     points = records[0].samples.shape[1]
-    reference, second = (real_points(members, points, name) for name in ("reference", "second reference"))
-    places = {m[::2]: e for e, m in enumerate(members)}                                     # (data, seed) → one of its members
+    reference, second = (real_points(members, points, name)
+                         for name in ("reference", "second reference"))
+    places = {m[::2]: e for e, m in enumerate(members)}  # (data, seed) → one of its members
     floor = {key: wasserstein(reference[e], second[e]) for key, e in places.items()}
+    way = torch.full((len(members),), math.nan)
     for before, now in zip([None, *records], records):
-        moved = torch.full((len(members),), math.nan) if before is None else (now.samples - before.samples).norm(dim=2).mean(1)*1000/(now.step - before.step)
+        if before is not None:
+            moved = (now.samples - before.samples).norm(dim=2).mean(1)
+            way = moved*1000/(now.step - before.step)
         for e, m in enumerate(members):
-            yield dict(step=now.step, **m._asdict(), distance=wasserstein(now.samples[e], reference[e]) - floor[m[::2]], way=moved[e].item(), slope=now.slopes[e].item())
+            excess = wasserstein(now.samples[e], reference[e]) - floor[m[::2]]
+            yield dict(step=now.step, **m._asdict(), distance=excess, way=way[e].item(),
+                       slope=now.slopes[e].item())

@@ -6,7 +6,7 @@
 __all__ = ['DIVERGENCES', 'LIMIT', 'CLOSED_FORMS', 'OPTIMA', 'second_derivative', 'FDivergence', 'check_generator', 'normalise',
            'swap', 'tail_weights', 'normals', 'components', 'log_normal', 'log_density', 'score', 'generator_of',
            'finite_stds', 'nodes', 'nodes_for', 'log_ratio', 'value', 'kl_normals', 'hellinger_normals',
-           'pearson_normals', 'field', 'pathwise_gradient', 'implied_curvature', 'Fit', 'landscape', 'polish', 'minima',
+           'pearson_normals', 'field', 'pathwise_gradient', 'implied_curvature', 'landscape', 'Fit', 'polish', 'minima',
            'fit_gaussian', 'coverage', 'two_modes_at', 'seeks', 'critical_half_distance', 'FamilyDiscriminators',
            'MLPDiscriminators', 'adam', 'descend', 'train_affine']
 
@@ -24,84 +24,112 @@ from ..core import check_choice, check_count, check_positive
 from ..data import Mixture, gaussian_mixture
 from ..losses import LOSSES
 
-# %% ../../nbs/theory/4_divergences.ipynb #0f264f1b
+# %% ../../nbs/theory/4_divergences.ipynb #e4e8fb0e
 def second_derivative(f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     "f''(u), elementwise, by automatic differentiation; `u` float64 of any shape."
     with torch.enable_grad():
         u = u.detach().clone().requires_grad_()
-        first, = torch.autograd.grad((f(u) + 0*u**3).sum(), u, create_graph=True)  # the cubic term keeps a graph where f is linear
+        # the cubic term keeps a graph where f is linear
+        first, = torch.autograd.grad((f(u) + 0*u**3).sum(), u, create_graph=True)
         return torch.autograd.grad(first.sum(), u)[0]
 
+# %% ../../nbs/theory/4_divergences.ipynb #1a7df4cc
 @dataclass(frozen=True)
 class FDivergence:
-    "D_f(p*, p_g) = E_pg[f(p*/p_g)] with f convex, f(1) = 0, f''(1) = 1; anything else is a `ValueError`."
+    """D_f(p*, p_g) = E_pg[f(p*/p_g)] with f convex, f(1) = 0, f''(1) = 1;
+    anything else is a `ValueError`."""
     name: str
-    meaning: str                                         # in textbook terms
-    f: Callable[[Tensor], Tensor]                        # u > 0 -> f(u), elementwise
-    curvature: Callable[[Tensor], Tensor] | None = None  # u -> f''(u); by automatic differentiation where not given
+    meaning: str                   # in textbook terms
+    f: Callable[[Tensor], Tensor]  # u > 0 -> f(u), elementwise
+    # u -> f''(u); by automatic differentiation where not given
+    curvature: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self):
-        if self.curvature is None: object.__setattr__(self, "curvature", functools.partial(second_derivative, self.f))
+        if self.curvature is None:
+            object.__setattr__(self, "curvature", functools.partial(second_derivative, self.f))
         check_generator(self)
 
-# %% ../../nbs/theory/4_divergences.ipynb #2f39c6f8
+# %% ../../nbs/theory/4_divergences.ipynb #fed2dd7c
 def check_generator(divergence: FDivergence) -> None:
-    "Raise a `ValueError` where f is not convex, not 0 or not of unit curvature at 1, or where its stated curvature is not f''."
-    u = torch.linspace(-6, 6, 121, dtype=torch.float64).exp()
-    found, stated, middle = second_derivative(divergence.f, u), divergence.curvature(u), 60   # u[60] = 1
+    """Raise a `ValueError` where f is not convex, not 0 or not of unit curvature at 1,
+    or where its stated curvature is not f''."""
+    u, middle = torch.linspace(-6, 6, 121, dtype=torch.float64).exp(), 60    # u[60] = 1
+    found, stated = second_derivative(divergence.f, u), divergence.curvature(u)
     height, unit, name = divergence.f(u)[middle].item(), found[middle].item(), repr(divergence.name)
-    if (bad := ~(found >= -1e-9)).any(): raise ValueError(f"f of {name} is not convex: f''({u[bad][0]:.3g}) = {found[bad][0]:.3g}; give a function with f'' >= 0 for all u > 0.")
-    if abs(height) > 1e-9: raise ValueError(f"f of {name} has f(1) = {height:.3g}; subtract it: a divergence is 0 between equal densities.")
-    if abs(unit - 1) > 1e-6: raise ValueError(f"f of {name} has f''(1) = {unit:.6g} instead of 1; divide f by it, as `normalise` does.")
+    if (bad := ~(found >= -1e-9)).any():
+        raise ValueError(f"f of {name} is not convex: f''({u[bad][0]:.3g}) = {found[bad][0]:.3g}; "
+                         "give a function with f'' >= 0 for all u > 0.")
+    if abs(height) > 1e-9:
+        raise ValueError(f"f of {name} has f(1) = {height:.3g}; "
+                         "subtract it: a divergence is 0 between equal densities.")
+    if abs(unit - 1) > 1e-6:
+        raise ValueError(f"f of {name} has f''(1) = {unit:.6g} instead of 1; "
+                         "divide f by it, as `normalise` does.")
     if (bad := (found - stated).abs() > 1e-6*(1 + found)).any():
-        raise ValueError(f"curvature of {name} is {stated[bad][0]:.6g} at u = {u[bad][0]:.3g}, where f'' is {found[bad][0]:.6g}; give f'' or leave it out.")
+        raise ValueError(f"curvature of {name} is {stated[bad][0]:.6g} at u = {u[bad][0]:.3g}, "
+                         f"where f'' is {found[bad][0]:.6g}; give f'' or leave it out.")
 
-# %% ../../nbs/theory/4_divergences.ipynb #d53bb86c
+# %% ../../nbs/theory/4_divergences.ipynb #c33b43c6
 DIVERGENCES = {d.name: d for d in (  # from the one that covers most to the one that seeks most
     FDivergence("Pearson", "½ ∫(p*-p_g)²/p_g", lambda u: (u - 1)**2/2, torch.ones_like),
     FDivergence("KL", "KL(p*||p_g)", lambda u: u*u.log(), lambda u: 1/u),
-    FDivergence("squared Hellinger", "2 ∫(√p*-√p_g)²", lambda u: 2*(u.sqrt() - 1)**2, lambda u: u**-1.5),
+    FDivergence("squared Hellinger", "2 ∫(√p*-√p_g)²",
+                lambda u: 2*(u.sqrt() - 1)**2, lambda u: u**-1.5),
     FDivergence("Jensen-Shannon", "2 KL(p*||m) + 2 KL(p_g||m), m = ½p*+½p_g",
-                lambda u: 2*(u*u.log() - (1 + u)*((1 + u)/2).log()), lambda u: 2/(u*(1 + u))),                 # (F.2) saturating
+                lambda u: 2*(u*u.log() - (1 + u)*((1 + u)/2).log()),
+                lambda u: 2/(u*(1 + u))),                              # (F.2) saturating
     FDivergence("reverse KL", "KL(p_g||p*)", lambda u: -u.log(), lambda u: u**-2),
     FDivergence("softened reverse KL", "4 KL(½p*+½p_g||p*)",
-                lambda u: 2*(1 + u)*(torch.log1p(1/u) - math.log(2)), lambda u: 2/(u**2*(1 + u))),             # (F.2) non-saturating
+                lambda u: 2*(1 + u)*(torch.log1p(1/u) - math.log(2)),
+                lambda u: 2/(u**2*(1 + u))),                           # (F.2) non-saturating
     FDivergence("Neyman", "½ ∫(p*-p_g)²/p*", lambda u: (u - 1)**2/(2*u), lambda u: u**-3))}
 
-# %% ../../nbs/theory/4_divergences.ipynb #7640bf48
+# %% ../../nbs/theory/4_divergences.ipynb #4a2f02a6
 def normalise(name: str, f: Callable[[Tensor], Tensor], meaning: str = "") -> FDivergence:
     "The divergence of f/f''(1): the form of `f` in which all divergences agree near p_g = p*."
     one = torch.ones((), dtype=torch.float64)
     factor = second_derivative(f, one).item()
-    if not factor > 0: raise ValueError(f"f of {name!r} has f''(1) = {factor:.3g}; give a function that is strictly convex at 1 (total variation, for one, has no such form).")
+    if not factor > 0:
+        raise ValueError(f"f of {name!r} has f''(1) = {factor:.3g}; give a function that is "
+                         "strictly convex at 1 (total variation, for one, has no such form).")
     return FDivergence(name, meaning, lambda u: f(u)/factor)
 
 def swap(divergence: FDivergence) -> FDivergence:
-    "The divergence with its arguments exchanged: D(p_g, p*) as a function of (p*, p_g), f~(u) = u f(1/u)."
-    return FDivergence(f"swapped {divergence.name}", f"{divergence.meaning} with p* and p_g exchanged",
+    """The divergence with its arguments exchanged:
+    D(p_g, p*) as a function of (p*, p_g), f~(u) = u f(1/u)."""
+    return FDivergence(f"swapped {divergence.name}",
+                       f"{divergence.meaning} with p* and p_g exchanged",
                        lambda u: u*divergence.f(1/u), lambda u: divergence.curvature(1/u)/u**3)
 
-# %% ../../nbs/theory/4_divergences.ipynb #6aae0f01
-def tail_weights(curvature: Callable[[Tensor], Tensor],  # u -> f''(u), up to a factor
-                 at: float = 12.0,                       # |ln u| at which the slopes are taken; the error falls as exp(-at)
-                 ) -> tuple[float, float]:
+# %% ../../nbs/theory/4_divergences.ipynb #db34dbbc
+def tail_weights(
+    curvature: Callable[[Tensor], Tensor],  # u -> f''(u), up to a factor
+    at: float = 12.0,  # |ln u| at which the slopes are taken; the error falls as exp(-at)
+) -> tuple[float, float]:
     "(L, R) of (F.3): f'' goes as u^-L towards 0 and as u^(R-3) towards infinity."
     check_positive("at", at)
     ends = torch.tensor([[-at - 1, -at], [at, at + 1]], dtype=torch.float64)      # ln u, one apart
     low, high = curvature(ends.exp()).log().diff(dim=1)[:, 0].tolist()
     return -low, 3 + high                                                         # (F.3)
 
-# %% ../../nbs/theory/4_divergences.ipynb #76c585ae
+# %% ../../nbs/theory/4_divergences.ipynb #fd498723
 def normals(weights: Sequence[float], means: Sequence[float], stds: Sequence[float]) -> Mixture:
-    "A mixture of K normals on the line: weights (K,) positive with sum 1, means (K,), standard deviations (K,) > 0."
-    if not len(weights) == len(means) == len(stds): raise ValueError(f"weights, means and stds must be equally many, given {len(weights)}, {len(means)} and {len(stds)}.")
+    """A mixture of K normals on the line: weights (K,) positive with sum 1, means (K,),
+    standard deviations (K,) > 0."""
+    if not len(weights) == len(means) == len(stds):
+        raise ValueError("weights, means and stds must be equally many, "
+                         f"given {len(weights)}, {len(means)} and {len(stds)}.")
     for i, std in enumerate(stds): check_positive(f"stds[{i}]", float(std))
-    means, variances = (torch.tensor(v, dtype=torch.float64) for v in (list(means), [s*s for s in stds]))
-    return gaussian_mixture(torch.tensor(list(weights), dtype=torch.float64), means[:, None], variances[:, None, None])
+    weights, means, variances = (torch.tensor(v, dtype=torch.float64) for v in
+                                 (list(weights), list(means), [s*s for s in stds]))
+    return gaussian_mixture(weights, means[:, None], variances[:, None, None])
 
 def components(real: Mixture) -> tuple[Tensor, Tensor, Tensor]:
-    "(weights, means, stds) of a mixture on the line, each (K,); a mixture in more dimensions is a `ValueError`."
-    if real.shape != (1,): raise ValueError(f"real has {real.shape[0]} dimensions; give a mixture on the line (1 dimension), as `normals` makes.")
+    """(weights, means, stds) of a mixture on the line, each (K,);
+    a mixture in more dimensions is a `ValueError`."""
+    if real.shape != (1,):
+        raise ValueError(f"real has {real.shape[0]} dimensions; "
+                         "give a mixture on the line (1 dimension), as `normals` makes.")
     return real.weights, real.means[:, 0], real.covariances[:, 0, 0].sqrt()
 
 # %% ../../nbs/theory/4_divergences.ipynb #f12ad2d0
@@ -120,25 +148,36 @@ def score(real: Mixture, x: Tensor) -> Tensor:
     share = (weight.log() + log_normal(x[..., None], mean, std)).softmax(-1)
     return (share*(mean - x[..., None])/std.square()).sum(-1)
 
-# %% ../../nbs/theory/4_divergences.ipynb #873ccd36
+# %% ../../nbs/theory/4_divergences.ipynb #ffbd0266
 def generator_of(mean, std) -> tuple[Tensor, Tensor]:
     "`mean` and `std` > 0 as float64 tensors of one shape (…)."
     mean, std = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, std))
     try: mean, std = torch.broadcast_tensors(mean, std)
-    except RuntimeError: raise ValueError(f"mean {tuple(mean.shape)} and std {tuple(std.shape)} do not fit together; give two tensors of one shape.") from None
-    if not (mean.isfinite() & std.isfinite() & (std > 0)).all(): raise ValueError(f"std={std.tolist()} and mean={mean.tolist()} are not allowed; give finite numbers, std > 0.")
+    except RuntimeError:
+        raise ValueError(f"mean {tuple(mean.shape)} and std {tuple(std.shape)} do not fit together"
+                         "; give two tensors of one shape.") from None
+    if not (mean.isfinite() & std.isfinite() & (std > 0)).all():
+        raise ValueError(f"std={std.tolist()} and mean={mean.tolist()} are not allowed; "
+                         "give finite numbers, std > 0.")
     return mean, std
 
+# %% ../../nbs/theory/4_divergences.ipynb #cf441bed
 def finite_stds(divergence: FDivergence, real: Mixture) -> tuple[float, float]:
-    "The open interval of standard deviations for which D_f(p*, normal) is finite, from the tail weights (F.3)."
-    (L, R), widest = (round(w, 3) for w in tail_weights(divergence.curvature)), components(real)[2].max().item()
-    return widest*math.sqrt(max(0., (R - 2)/(R - 1))) if R > 2 else 0., widest*math.sqrt((L - 1)/(L - 2)) if L > 2 else math.inf
+    """The open interval of standard deviations for which D_f(p*, normal) is finite,
+    from the tail weights (F.3)."""
+    L, R = (round(w, 3) for w in tail_weights(divergence.curvature))
+    widest = components(real)[2].max().item()
+    low = widest*math.sqrt(max(0., (R - 2)/(R - 1))) if R > 2 else 0.
+    high = widest*math.sqrt((L - 1)/(L - 2)) if L > 2 else math.inf
+    return low, high
 
-# %% ../../nbs/theory/4_divergences.ipynb #94cf9707
-LIMIT = 200.0  # of |ln u|: its third power, the most that any formula here takes, still fits a float64
+# %% ../../nbs/theory/4_divergences.ipynb #e1e0bd10
+# of |ln u|: its third power, the most that any formula here takes, still fits a float64
+LIMIT = 200.0
 
 def nodes(points: int = 1501, centre: float = 0.0, width: float = 1.0) -> tuple[Tensor, Tensor]:
-    "Places x (points,) and weights (points,) of the trapezoid rule in y, x = centre + width sinh y, -8 <= y <= 8."
+    """Places x (points,) and weights (points,) of the trapezoid rule in y,
+    x = centre + width sinh y, -8 <= y <= 8."""
     y = torch.linspace(-8, 8, check_count("points", points, 101), dtype=torch.float64)
     return centre + width*y.sinh(), width*y.cosh()*(y[1] - y[0])
 
@@ -148,16 +187,20 @@ def nodes_for(real: Mixture, mean: Tensor, std: Tensor, points: int) -> tuple[Te
     centre = (weight*means).sum().item()
     width = (weight*(stds**2 + (means - centre)**2)).sum().sqrt().item()
     spacing = 16/(points - 1)*(width**2 + (mean - centre)**2).sqrt()
-    if (std < 1.5*spacing).any(): raise ValueError(f"std={std.min().item():.3g} is too narrow for {points} points, {spacing.max().item():.3g} apart; give more points.")
+    if (std < 1.5*spacing).any():
+        raise ValueError(f"std={std.min().item():.3g} is too narrow for {points} points, "
+                         f"{spacing.max().item():.3g} apart; give more points.")
     return nodes(points, centre, width)
 
-# %% ../../nbs/theory/4_divergences.ipynb #e5ca68b8
+# %% ../../nbs/theory/4_divergences.ipynb #cbe663c9
 def log_ratio(real: Mixture, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    "ln u = ln p*(x) - ln p_g(x), the optimal logit (N.2), for x (…, P) and a normal p_g with mean, std (…)."
+    """ln u = ln p*(x) - ln p_g(x), the optimal logit (N.2),
+    for x (…, P) and a normal p_g with mean, std (…)."""
     return log_density(real, x) - log_normal(x, mean[..., None], std[..., None])
 
 def value(divergence: FDivergence, real: Mixture, mean, std, points: int = 1501) -> Tensor:
-    "D_f(p*, N(mean, std²)) in nats for mean, std (…), by quadrature; inf where (F.3) says so; differentiable in both."
+    """D_f(p*, N(mean, std²)) in nats for mean, std (…), by quadrature;
+    inf where (F.3) says so; differentiable in both."""
     mean, std = generator_of(mean, std)
     x, dx = nodes_for(real, mean.detach(), std.detach(), points)
     log_real, log_fake = log_density(real, x), log_normal(x, mean[..., None], std[..., None])
@@ -167,7 +210,7 @@ def value(divergence: FDivergence, real: Mixture, mean, std, points: int = 1501)
     low, high = finite_stds(divergence, real)
     return torch.where((low < std) & (std < high), total, math.inf)
 
-# %% ../../nbs/theory/4_divergences.ipynb #099c0b33
+# %% ../../nbs/theory/4_divergences.ipynb #5e69fe19
 def kl_normals(gap: float, real: float, fake: float) -> float:
     "KL(N(m, real²) || N(m ± gap, fake²)) in nats."
     return math.log(fake/real) + (real**2 + gap**2)/(2*fake**2) - 0.5
@@ -182,29 +225,38 @@ def pearson_normals(gap: float, real: float, fake: float) -> float:
     if not (room := 2*fake**2 - real**2) > 0: return math.inf
     return fake**2/(2*real*math.sqrt(room))*math.exp(gap**2/room) - 0.5
 
-CLOSED_FORMS = {"KL": kl_normals, "reverse KL": lambda gap, real, fake: kl_normals(gap, fake, real), "squared Hellinger": hellinger_normals,
-                "Pearson": pearson_normals, "Neyman": lambda gap, real, fake: pearson_normals(gap, fake, real)}  # (gap of the means, std of p*, std of p_g)
+CLOSED_FORMS = {  # (gap of the means, std of p*, std of p_g) -> nats
+    "KL": kl_normals, "reverse KL": lambda gap, real, fake: kl_normals(gap, fake, real),
+    "squared Hellinger": hellinger_normals,
+    "Pearson": pearson_normals, "Neyman": lambda gap, real, fake: pearson_normals(gap, fake, real)}
 
-# %% ../../nbs/theory/4_divergences.ipynb #ab2cd1c8
+# %% ../../nbs/theory/4_divergences.ipynb #64009c51
 def field(divergence: FDivergence, log_ratio: Tensor, slope: Tensor) -> Tensor:
-    "Velocity of samples down D_f where ln u is `log_ratio` (…) and its gradient in x is `slope` (…)."
+    """Velocity of samples down D_f where ln u is `log_ratio` (…)
+    and its gradient in x is `slope` (…)."""
     u = log_ratio.clamp(-LIMIT, LIMIT).exp()
     return u**2*divergence.curvature(u)*slope          # (F.1)
 
-def pathwise_gradient(divergence: FDivergence, real: Mixture, mean, std, points: int = 1501) -> tuple[Tensor, Tensor]:
-    "(∂D_f/∂mean, ∂D_f/∂std), each (…), as -E_z[∂G/∂θ · field] with x = G(z) = mean + std z and z ~ N(0, 1) by quadrature."
+def pathwise_gradient(divergence: FDivergence, real: Mixture, mean, std, points: int = 1501
+                      ) -> tuple[Tensor, Tensor]:
+    """(∂D_f/∂mean, ∂D_f/∂std), each (…), as -E_z[∂G/∂θ · field]
+    with x = G(z) = mean + std z and z ~ N(0, 1) by quadrature."""
     mean, std = generator_of(mean, std)
     z, dz = nodes(points)
     x = mean[..., None] + std[..., None]*z             # ∂x/∂mean = 1, ∂x/∂std = z
     slope = score(real, x) + z/std[..., None]          # ∇ln p* - ∇ln p_g
-    push = field(divergence, log_ratio(real, x, mean, std), slope)*log_normal(z, z.new_zeros(()), z.new_ones(())).exp()*dz
+    density = log_normal(z, z.new_zeros(()), z.new_ones(())).exp()
+    push = field(divergence, log_ratio(real, x, mean, std), slope)*density*dz
     return -push.sum(-1), -(push*z).sum(-1)            # (F.1)
 
-# %% ../../nbs/theory/4_divergences.ipynb #8d86cd1b
-OPTIMA = {"gan": torch.log, "gan-saturating": torch.log, "cfg": torch.log, "lsgan": lambda u: u/(1 + u)}  # loss -> D(u), where there is one
+# %% ../../nbs/theory/4_divergences.ipynb #99c68ed0
+# loss -> D(u), where there is one
+OPTIMA = {"gan": torch.log, "gan-saturating": torch.log, "cfg": torch.log,
+          "lsgan": lambda u: u/(1 + u)}
 
 def implied_curvature(loss: str, u: Tensor) -> Tensor:
-    "f''(u) of the divergence whose field (F.1) the generator loss follows at its optimal discriminator; up to a factor, `u` of any shape."
+    """f''(u) of the divergence whose field (F.1) the generator loss follows
+    at its optimal discriminator; up to a factor, `u` of any shape."""
     optimum = OPTIMA[check_choice("loss", loss, OPTIMA)]
     with torch.enable_grad():
         u = u.detach().clone().requires_grad_()
@@ -212,52 +264,66 @@ def implied_curvature(loss: str, u: Tensor) -> Tensor:
         slope, = torch.autograd.grad(logit.sum(), u)
     return (LOSSES[loss].field(logit)*slope/u).detach()   # (F.2)
 
-# %% ../../nbs/theory/4_divergences.ipynb #5e0a4c4e
+# %% ../../nbs/theory/4_divergences.ipynb #aa189289
+def landscape(divergence: FDivergence, real: Mixture, resolution: int = 25, points: int = 801
+              ) -> tuple[Tensor, Tensor, Tensor]:
+    """Means (n,), standard deviations (n,), and D_f (n, n) on that grid, n = `resolution`:
+    stds are spaced in their logarithm and keep within the finite range."""
+    weight, means, stds = components(real)
+    spread = ((weight*(stds**2 + means**2)).sum() - (weight*means).sum()**2).sqrt()
+    low, high = finite_stds(divergence, real)
+    mean = torch.linspace(means.min() - stds.max(), means.max() + stds.max(),
+                          check_count("resolution", resolution, 5), dtype=torch.float64)
+    ends = max(stds.min().item()/2, 1.02*low), min(2*spread.item(), 0.98*high)
+    std = torch.linspace(*map(math.log, ends), resolution, dtype=torch.float64).exp()
+    return mean, std, value(divergence, real, mean[:, None], std, points)
+
+# %% ../../nbs/theory/4_divergences.ipynb #7699e898
 class Fit(NamedTuple):
     "A normal that is a local minimum of a divergence."
     mean: float
     std: float
     value: float  # nats
 
-def landscape(divergence: FDivergence, real: Mixture, resolution: int = 25, points: int = 801) -> tuple[Tensor, Tensor, Tensor]:
-    "Means (n,), standard deviations (n,), and D_f (n, n) on that grid, n = `resolution`: stds are spaced in their logarithm and keep within the finite range."
-    weight, means, stds = components(real)
-    spread = ((weight*(stds**2 + means**2)).sum() - (weight*means).sum()**2).sqrt()
-    low, high = finite_stds(divergence, real)
-    mean = torch.linspace(means.min() - stds.max(), means.max() + stds.max(), check_count("resolution", resolution, 5), dtype=torch.float64)
-    ends = max(stds.min().item()/2, 1.02*low), min(2*spread.item(), 0.98*high)
-    std = torch.linspace(*map(math.log, ends), resolution, dtype=torch.float64).exp()
-    return mean, std, value(divergence, real, mean[:, None], std, points)
-
-# %% ../../nbs/theory/4_divergences.ipynb #2ac42ae3
-def polish(divergence: FDivergence, real: Mixture, mean: float, std: float, points: int = 801) -> Fit:
-    "The local minimum of D_f that L-BFGS reaches from (mean, std), with exact gradients in (mean, ln std)."
+def polish(divergence: FDivergence, real: Mixture, mean: float, std: float, points: int = 801
+           ) -> Fit:
+    """The local minimum of D_f that L-BFGS reaches from (mean, std),
+    with exact gradients in (mean, ln std)."""
     from scipy.optimize import minimize
     low, high = finite_stds(divergence, real)
     def objective(theta):
-        mean, log_std = leaves = [torch.tensor(t, dtype=torch.float64, requires_grad=True) for t in theta]
+        leaves = [torch.tensor(t, dtype=torch.float64, requires_grad=True) for t in theta]
+        mean, log_std = leaves
         total = value(divergence, real, mean, log_std.exp(), points)
         return total.item(), [g.item() for g in torch.autograd.grad(total, leaves)]
-    bounds = [(mean - 4*std, mean + 4*std), (math.log(max(1.01*low, std/4)), math.log(min(0.99*high, 4*std)))]
-    found = minimize(objective, [mean, math.log(std)], jac=True, method="L-BFGS-B", bounds=bounds, options=dict(ftol=1e-15, gtol=1e-9))
+    bounds = [(mean - 4*std, mean + 4*std),
+              (math.log(max(1.01*low, std/4)), math.log(min(0.99*high, 4*std)))]
+    found = minimize(objective, [mean, math.log(std)], jac=True, method="L-BFGS-B", bounds=bounds,
+                     options=dict(ftol=1e-15, gtol=1e-9))
     return Fit(found.x[0].item(), math.exp(found.x[1]), float(found.fun))
 
-# %% ../../nbs/theory/4_divergences.ipynb #44d3eedb
+# %% ../../nbs/theory/4_divergences.ipynb #330b7026
 def minima(divergence: FDivergence, real: Mixture, resolution: int = 25) -> list[Fit]:
     "Every local minimum of D_f over the normals, the best first."
     mean, std, values = landscape(divergence, real, resolution)
-    lowest = -max_pool2d(-values[None, None], 3, 1, 1)[0, 0] == values                       # of nine neighbours
-    fits = [polish(divergence, real, mean[i].item(), std[j].item()) for i, j in lowest.nonzero().tolist()]
-    return sorted({(round(f.mean, 4), round(f.std, 4)): f for f in fits}.values(), key=lambda f: f.value)
+    lowest = -max_pool2d(-values[None, None], 3, 1, 1)[0, 0] == values   # of nine neighbours
+    fits = [polish(divergence, real, mean[i].item(), std[j].item())
+            for i, j in lowest.nonzero().tolist()]
+    different = {(round(f.mean, 4), round(f.std, 4)): f for f in fits}
+    return sorted(different.values(), key=lambda f: f.value)
 
 def fit_gaussian(divergence: FDivergence, real: Mixture, resolution: int = 25) -> Fit:
     "The normal nearest to `real` by D_f: the global minimum over mean and standard deviation."
     return minima(divergence, real, resolution)[0]
 
-# %% ../../nbs/theory/4_divergences.ipynb #0ed5e0bb
-def coverage(real: Mixture, mean: float, std: float, ratio: float = 10.0, points: int = 20001) -> dict[str, float]:
-    "Shares of data missed (u > `ratio`) and of samples that stray (u < 1/`ratio`); for two modes also the smaller one's mass, relative to its weight."
-    if check_positive("ratio", ratio) <= 1: raise ValueError(f"ratio={ratio!r} is not allowed; give a number > 1: how much larger one density must be.")
+# %% ../../nbs/theory/4_divergences.ipynb #70cc7753
+def coverage(real: Mixture, mean: float, std: float, ratio: float = 10.0, points: int = 20001
+             ) -> dict[str, float]:
+    """Shares of data missed (u > `ratio`) and of samples that stray (u < 1/`ratio`);
+    for two modes also the smaller one's mass, relative to its weight."""
+    if check_positive("ratio", ratio) <= 1:
+        raise ValueError(f"ratio={ratio!r} is not allowed; "
+                         "give a number > 1: how much larger one density must be.")
     mean, std = generator_of(mean, std)
     x, dx = nodes_for(real, mean, std, points)
     t = log_ratio(real, x, mean, std)
@@ -280,10 +346,14 @@ def seeks(divergence: FDivergence, real: Mixture, resolution: int = 25) -> bool:
     best = fit_gaussian(divergence, real, resolution)
     return coverage(real, best.mean, best.std, points=2001)["smaller mode"] < 0.5
 
-# %% ../../nbs/theory/4_divergences.ipynb #a553c766
-def critical_half_distance(divergence: FDivergence, low: float, high: float, weights: Sequence[float], std: float, halvings: int = 8, resolution: int = 25) -> float:
-    "The half-distance of two modes at which the best normal turns from covering to seeking, in (low, high); inf if it still covers at `high`."
-    if not 0 < low < high: raise ValueError(f"low={low!r}, high={high!r} are not allowed; give 0 < low < high.")
+# %% ../../nbs/theory/4_divergences.ipynb #2f5e513e
+def critical_half_distance(divergence: FDivergence, low: float, high: float,
+                           weights: Sequence[float], std: float, halvings: int = 8,
+                           resolution: int = 25) -> float:
+    """The half-distance of two modes at which the best normal turns from covering to seeking,
+    in (low, high); inf if it still covers at `high`."""
+    if not 0 < low < high:
+        raise ValueError(f"low={low!r}, high={high!r} are not allowed; give 0 < low < high.")
     if not seeks(divergence, two_modes_at(high, weights, std), resolution): return math.inf
     for _ in range(check_count("halvings", halvings)):
         middle = (low + high)/2
@@ -291,26 +361,35 @@ def critical_half_distance(divergence: FDivergence, low: float, high: float, wei
         else: low = middle
     return (low + high)/2
 
-# %% ../../nbs/theory/4_divergences.ipynb #fd6eb1b0
+# %% ../../nbs/theory/4_divergences.ipynb #eb99bb72
 class FamilyDiscriminators(nn.Module):
-    "E logistic discriminators a + bx + cx² + d ln p*(x), the family that holds ln p* - ln p_g for every normal p_g (N.2): x (E, B) -> logits (E, B)."
+    """E logistic discriminators a + bx + cx² + d ln p*(x), the family that holds
+    ln p* - ln p_g for every normal p_g (N.2): x (E, B) -> logits (E, B)."""
     def __init__(self, members: int, real: Mixture):
         super().__init__()
-        self.real, self.weight = real, nn.Parameter(torch.zeros(check_count("members", members), 4, 1, dtype=torch.float32))
+        self.real = real
+        self.weight = nn.Parameter(torch.zeros(check_count("members", members), 4, 1,
+                                               dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        features = torch.stack([torch.ones_like(x), x, x**2/2, log_density(self.real, x)/4], -1)   # of like size
+        # of like size
+        features = torch.stack([torch.ones_like(x), x, x**2/2, log_density(self.real, x)/4], -1)
         return (features@self.weight)[..., 0]
 
-# %% ../../nbs/theory/4_divergences.ipynb #e7b11d8b
+# %% ../../nbs/theory/4_divergences.ipynb #03548165
 class MLPDiscriminators(nn.Module):
     "E discriminators with two hidden layers of SiLU, `width` wide: x (E, B) -> logits (E, B)."
     def __init__(self, members: int, width: int, generator: torch.Generator):
         super().__init__()
         sizes = [1, check_count("width", width), width, 1]
-        draw = lambda *shape, std: nn.Parameter(std*torch.randn(check_count("members", members), *shape, generator=generator, dtype=torch.float32))
-        self.weights = nn.ParameterList(draw(i, o, std=i**-0.5 if o > 1 else 0.1) for i, o in zip(sizes, sizes[1:]))
-        self.biases = nn.ParameterList(draw(1, o, std=float(i == 1)) for i, o in zip(sizes, sizes[1:]))
+        def draw(*shape, std):
+            noise = torch.randn(check_count("members", members), *shape, generator=generator,
+                                dtype=torch.float32)
+            return nn.Parameter(std*noise)
+        layers = list(zip(sizes, sizes[1:]))
+        self.weights = nn.ParameterList(draw(i, o, std=i**-0.5 if o > 1 else 0.1)
+                                        for i, o in layers)
+        self.biases = nn.ParameterList(draw(1, o, std=float(i == 1)) for i, o in layers)
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = zip(self.biases, self.weights)
@@ -318,44 +397,73 @@ class MLPDiscriminators(nn.Module):
         for bias, weight in hidden: x = silu(torch.baddbmm(bias, x, weight))
         return torch.baddbmm(last[0], x, last[1])[..., 0]
 
-# %% ../../nbs/theory/4_divergences.ipynb #97c25653
-def adam(parameters, rate: float, steps: int, momentum: float) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    "Adam at `rate`, constant for half of `steps` and then falling to 0, so that the noise of sampling dies away."
+# %% ../../nbs/theory/4_divergences.ipynb #bd9f5a9f
+def adam(parameters, rate: float, steps: int, momentum: float
+         ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam at `rate`, constant for half of `steps` and then falling to 0,
+    so that the noise of sampling dies away."""
     optimizer = torch.optim.Adam(parameters, check_positive("rate", rate), (momentum, 0.99))
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1., 2*(1 - step/check_count("steps", steps))))
+    def factor(step): return min(1., 2*(1 - step/check_count("steps", steps)))
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
-# %% ../../nbs/theory/4_divergences.ipynb #4d1b959b
-def descend(divergence: FDivergence, real: Mixture, mean, std, steps: int = 600, rate: float = 0.01, points: int = 801) -> Tensor:
-    "(steps + 1, 2, E): means and stds of Adam on D_f in (mean, ln std) from each start (E,), with exact gradients (F.1)."
+# %% ../../nbs/theory/4_divergences.ipynb #6e0cdbee
+def descend(divergence: FDivergence, real: Mixture, mean, std, steps: int = 600, rate: float = 0.01,
+            points: int = 801) -> Tensor:
+    """(steps + 1, 2, E): means and stds of Adam on D_f in (mean, ln std) from each start (E,),
+    with exact gradients (F.1)."""
     mean, std = generator_of(mean, std)
     theta = torch.stack([mean, std.log()]).requires_grad_()
     optimizer, schedule = adam([theta], rate, steps, momentum=0.5)
     path = [torch.stack([mean, std])]
     for _ in range(steps):
-        to_mean, to_std = pathwise_gradient(divergence, real, *path[-1], points)               # (F.1)
+        to_mean, to_std = pathwise_gradient(divergence, real, *path[-1], points)     # (F.1)
         theta.grad = torch.stack([to_mean, path[-1][1]*to_std])
         optimizer.step(); schedule.step()
         path.append(torch.stack([theta[0], theta[1].exp()]).detach())
     return torch.stack(path)
 
-# %% ../../nbs/theory/4_divergences.ipynb #0f119f95
-def train_affine(loss: str,                 # of `LOSSES`, with a logistic discriminator: gan, gan-saturating or cfg
-                 discriminators: nn.Module, # x (E, B) -> logits (E, B), one discriminator per member
-                 real: Mixture, mean: Sequence[float], std: Sequence[float],  # data on the line; the start of each member (E,)
-                 generator: torch.Generator, steps: int = 600, discriminator_steps: int = 4, batch: int = 128, rate: float = 0.01, warm_up: int = 100) -> Iterator[Tensor]:
-    "Train E generators x = mean + std z against their discriminators in turns (Adam at `rate`, D twice as fast); yield (2, E), their means and stds, after every generator step."
-    if check_choice("loss", loss, OPTIMA) == "lsgan": raise ValueError("loss='lsgan' has no logistic discriminator; give gan, gan-saturating or cfg.")
-    theta = torch.stack([(start := generator_of(mean, std))[0], start[1].log()]).float().requires_grad_()
-    members = len(theta[0]); loss = LOSSES[loss]; check_count("batch", batch); check_count("discriminator_steps", discriminator_steps)
-    if (held := len(next(discriminators.parameters()))) != members: raise ValueError(f"discriminators hold {held} members for {members} starts; give one for each.")
-    (slow, cooling), (fast, cooling_fast) = adam([theta], rate, steps, momentum=0.5), adam(discriminators.parameters(), 2*rate, steps, momentum=0.9)
-    def fakes(): return theta[0, :, None] + theta[1, :, None].exp()*torch.randn(members, batch, generator=generator, dtype=torch.float32)
-    def update(optimizer, total): optimizer.zero_grad(); (members*total).backward(); optimizer.step()   # members add up: each sees its own mean
+# %% ../../nbs/theory/4_divergences.ipynb #50b72ead
+def _start(loss: str, discriminators: nn.Module, mean, std) -> Tensor:
+    """Means and ln stds (2, E) of the generators that will learn, float32; a `ValueError`
+    where `loss` or `discriminators` do not suit them."""
+    if check_choice("loss", loss, OPTIMA) == "lsgan":
+        raise ValueError("loss='lsgan' has no logistic discriminator; "
+                         "give gan, gan-saturating or cfg.")
+    mean, std = generator_of(mean, std)
+    if (held := len(next(discriminators.parameters()))) != len(mean):
+        raise ValueError(f"discriminators hold {held} members for {len(mean)} starts; "
+                         "give one for each.")
+    return torch.stack([mean, std.log()]).float().requires_grad_()
+
+def _fakes(theta: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    "Samples x = mean + std z (E, batch) of the generators with means and ln stds `theta` (2, E)."
+    z = torch.randn(theta.shape[1], batch, generator=generator, dtype=torch.float32)
+    return theta[0, :, None] + theta[1, :, None].exp()*z
+
+# %% ../../nbs/theory/4_divergences.ipynb #13c302b3
+def train_affine(
+    loss: str,  # of `LOSSES`, with a logistic discriminator: gan, gan-saturating or cfg
+    discriminators: nn.Module,  # x (E, B) -> logits (E, B), one discriminator per member
+    real: Mixture,  # data on the line
+    mean: Sequence[float], std: Sequence[float],  # the start of each member (E,)
+    generator: torch.Generator, steps: int = 600, discriminator_steps: int = 4, batch: int = 128,
+    rate: float = 0.01, warm_up: int = 100,
+) -> Iterator[Tensor]:
+    """Train E generators x = mean + std z against their discriminators in turns (Adam at `rate`,
+    D twice as fast); yield (2, E), their means and stds, after every generator step."""
+    theta = _start(loss, discriminators, mean, std)
+    members, loss = theta.shape[1], LOSSES[loss]
+    check_count("batch", batch); check_count("discriminator_steps", discriminator_steps)
+    slow, cooling = adam([theta], rate, steps, momentum=0.5)
+    fast, cooling_fast = adam(discriminators.parameters(), 2*rate, steps, momentum=0.9)
+    def update(optimizer, total):     # members add up: each sees its own mean
+        optimizer.zero_grad(); (members*total).backward(); optimizer.step()
     for step in range(steps):
         for _ in range(discriminator_steps if step else warm_up):
             data = real.sample(members*batch, generator).view(members, batch)
-            update(fast, loss.discriminator(discriminators(data), discriminators(fakes().detach())))   # (N.1)
-        logits = discriminators(fakes())
-        update(slow, loss.generator(logits, logits))                                                   # (N.8)
+            fake = _fakes(theta, batch, generator).detach()
+            update(fast, loss.discriminator(discriminators(data), discriminators(fake)))    # (N.1)
+        logits = discriminators(_fakes(theta, batch, generator))
+        update(slow, loss.generator(logits, logits))                                        # (N.8)
         cooling.step(); cooling_fast.step()
         yield torch.stack([theta[0], theta[1].exp()]).detach().double()

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['OPTIMA', 'DESCENDED', 'factor', 'trend', 'Optimum', 'known_optimum', 'log_ratio', 'optimum', 'induced', 'Divergence',
-           'pathwise', 'check_line', 'velocity', 'kl_rates', 'kl_after', 'Path', 'to_path', 'check_grid', 'on_grid',
-           'jump_rates', 'carry', 'log_cdf', 'exceeds', 'carry_transport', 'spectral_gap', 'time_to', 'dissipated',
+           'pathwise', 'check_line', 'velocity', 'kl_rates', 'kl_after', 'check_grid', 'on_grid', 'jump_rates', 'Path',
+           'to_path', 'carry', 'log_cdf', 'exceeds', 'carry_transport', 'spectral_gap', 'time_to', 'dissipated',
            'late_rate', 'trainer', 'carry_samples']
 
-# %% ../../nbs/theory/3_fields.ipynb #b8a228dd
+# %% ../../nbs/theory/3_fields.ipynb #62e7f6bb
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -22,64 +22,82 @@ from torch import Tensor
 from ..cfg import minibatch, sweep
 from ..core import check_choice, check_count, check_positive, rng, seeded
 from ..data import Mixture, gaussian_mixture
-from ..losses import LOSSES, hinge_discriminator, least_squares_discriminator, logistic_discriminator, relativistic_logistic
+from ..losses import (LOSSES, hinge_discriminator, least_squares_discriminator,
+                                   logistic_discriminator, relativistic_logistic)
 from ..nest import descent
 from ..networks import MLPDiscriminator
 from ..regularisers import Regulariser, none
 
-# %% ../../nbs/theory/3_fields.ipynb #fb0f2461
+# %% ../../nbs/theory/3_fields.ipynb #d0e054df
 def factor(loss: str, fake: Tensor, real: Tensor | None = None) -> Tensor:
-    "h (B,) of the loss called `loss` at fake logits (B,) by automatic differentiation; a relativistic loss needs real logits (B,), else a `ValueError`."
+    """h (B,) of the loss called `loss` at fake logits (B,) by automatic differentiation;
+    a relativistic loss needs real logits (B,), else a `ValueError`."""
     pair = LOSSES[check_choice("loss", loss, LOSSES)]
-    if pair.relativistic and real is None: raise ValueError(f"loss={loss!r} is relativistic, so its h depends on real logits, but real=None was given; give real logits of shape {tuple(fake.shape)}.")
+    if pair.relativistic and real is None:
+        raise ValueError(f"loss={loss!r} is relativistic, so its h depends on real logits, but "
+                         f"real=None was given; give real logits of shape {tuple(fake.shape)}.")
     fake = fake.detach().requires_grad_()
     value = pair.generator(torch.zeros_like(fake) if real is None else real, fake)
     return -len(fake)*torch.autograd.grad(value, fake)[0]    # (N.8)
 
+# %% ../../nbs/theory/3_fields.ipynb #4e3b84bb
 def trend(values: Tensor, tolerance: float = 1e-12) -> str:
     "'increasing', 'decreasing', 'constant' or 'neither', for `values` (n,) in the order given."
     steps = values.diff()
     rises, falls = bool((steps > tolerance).any()), bool((steps < -tolerance).any())
-    return {(False, False): "constant", (True, False): "increasing", (False, True): "decreasing", (True, True): "neither"}[rises, falls]
+    return {(False, False): "constant", (True, False): "increasing",
+            (False, True): "decreasing", (True, True): "neither"}[rises, falls]
 
-# %% ../../nbs/theory/3_fields.ipynb #8a78b212
+# %% ../../nbs/theory/3_fields.ipynb #e01523c2
 class Optimum(NamedTuple):
     "The optimal logit of a discriminator loss as a function of ln u, and its derivative by ln u."
     logit: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
 
-OPTIMA = {logistic_discriminator: Optimum(lambda log_u: log_u, torch.ones_like),                                              # (N.2)
-          relativistic_logistic: Optimum(lambda log_u: log_u, torch.ones_like),                                               # up to a constant
-          least_squares_discriminator: Optimum(torch.sigmoid, lambda log_u: torch.sigmoid(log_u)*torch.sigmoid(-log_u)),      # u/(1+u)
+OPTIMA = {logistic_discriminator: Optimum(lambda log_u: log_u, torch.ones_like),  # (N.2)
+          relativistic_logistic: Optimum(lambda log_u: log_u, torch.ones_like),   # up to a constant
+          least_squares_discriminator: Optimum(                                   # u/(1+u)
+              torch.sigmoid, lambda log_u: torch.sigmoid(log_u)*torch.sigmoid(-log_u)),
           hinge_discriminator: Optimum(torch.sign, torch.zeros_like)}
 
+# %% ../../nbs/theory/3_fields.ipynb #d17b4f58
 def known_optimum(loss: str) -> Optimum:
-    "The entry of `OPTIMA` for the loss called `loss`; a `ValueError` where the optimum is no function of u."
+    """The entry of `OPTIMA` for the loss called `loss`;
+    a `ValueError` where the optimum is no function of u."""
     pair = LOSSES[check_choice("loss", loss, LOSSES)]
     if pair.discriminator in OPTIMA: return OPTIMA[pair.discriminator]
-    raise ValueError(f"loss={loss!r} has no optimal discriminator that is a function of u alone; give one of {', '.join(n for n, l in LOSSES.items() if l.discriminator in OPTIMA)}.")
+    known = ", ".join(n for n, l in LOSSES.items() if l.discriminator in OPTIMA)
+    raise ValueError(f"loss={loss!r} has no optimal discriminator that is a function of u alone; "
+                     f"give one of {known}.")
 
-# %% ../../nbs/theory/3_fields.ipynb #124dadaf
+# %% ../../nbs/theory/3_fields.ipynb #c0211b51
 def log_ratio(u: Tensor) -> Tensor:
     "ln u, or a `ValueError` where `u` is not positive and finite."
     wrong = u[~((u > 0) & (u < math.inf))]
-    if len(wrong): raise ValueError(f"u={wrong[0].item()!r} is not allowed; give density ratios p*/p_g that are finite numbers > 0.")
+    if len(wrong):
+        raise ValueError(f"u={wrong[0].item()!r} is not allowed; "
+                         "give density ratios p*/p_g that are finite numbers > 0.")
     return u.log()
 
 def optimum(loss: str, u: Tensor) -> Tensor:
-    "D*(u) (n,) for density ratios `u` (n,) > 0, the minimiser of the loss's own discriminator part."
+    """D*(u) (n,) for density ratios `u` (n,) > 0,
+    the minimiser of the loss's own discriminator part."""
     return known_optimum(loss).logit(log_ratio(u))
 
-# %% ../../nbs/theory/3_fields.ipynb #f0200b60
+# %% ../../nbs/theory/3_fields.ipynb #8f065d32
 def induced(loss: str, u: Tensor, real_u: Tensor | None = None) -> Tensor:
-    "g(u) (n,) of (M.1) for ratios `u` (n,) > 0; a relativistic loss needs the ratios `real_u` (k,) at draws from p*, over which it averages."
+    """g(u) (n,) of (M.1) for ratios `u` (n,) > 0; a relativistic loss needs the ratios
+    `real_u` (k,) at draws from p*, over which it averages."""
     best, pair, log_u = known_optimum(loss), LOSSES[loss], log_ratio(u)
-    if pair.relativistic and real_u is None: raise ValueError(f"loss={loss!r} is relativistic, so its flow depends on the real samples, but real_u=None was given; give u at draws from p*.")
-    if pair.relativistic: h = pair.field(best.logit(log_ratio(real_u))[:, None], best.logit(log_u)).mean(0)
+    if pair.relativistic and real_u is None:
+        raise ValueError(f"loss={loss!r} is relativistic, so its flow depends on the real samples, "
+                         "but real_u=None was given; give u at draws from p*.")
+    if pair.relativistic:
+        h = pair.field(best.logit(log_ratio(real_u))[:, None], best.logit(log_u)).mean(0)
     else: h = pair.field(best.logit(log_u))
-    return h*best.slope(log_u)                                                                  # (M.1)
+    return h*best.slope(log_u)    # (M.1)
 
-# %% ../../nbs/theory/3_fields.ipynb #edf50b7f
+# %% ../../nbs/theory/3_fields.ipynb #4b81a962
 class Divergence(NamedTuple):
     "An f-divergence E_pg[f(u)]: its f and its name."
     f: Callable[[Tensor], Tensor]
@@ -87,102 +105,138 @@ class Divergence(NamedTuple):
 
 DESCENDED = {"cfg": Divergence(lambda u: -u.log(), "KL(p_g, p*)"),
              "gan": Divergence(lambda u: (1 + u)*((1 + u)/(2*u)).log(), "2 KL(m, p*)"),
-             "gan-saturating": Divergence(lambda u: u*(2*u/(1 + u)).log() + (2/(1 + u)).log(), "2 JS(p*, p_g)"),
-             "lsgan": Divergence(lambda u: 2*u*(2*u/(1 + u)).log() - 1/(1 + u) + 0.5, "2 KL(p*, m) - triangular/4")}
+             "gan-saturating": Divergence(lambda u: u*(2*u/(1 + u)).log() + (2/(1 + u)).log(),
+                                          "2 JS(p*, p_g)"),
+             "lsgan": Divergence(lambda u: 2*u*(2*u/(1 + u)).log() - 1/(1 + u) + 0.5,
+                                 "2 KL(p*, m) - triangular/4")}
 
 def pathwise(f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
-    "u² f''(u) (n,) by automatic differentiation: the factor in front of ∇ ln u of the pathwise field of E_pg[f(u)] (F.1)."
+    """u² f''(u) (n,) by automatic differentiation: the factor in front of ∇ ln u
+    of the pathwise field of E_pg[f(u)] (F.1)."""
     u = u.detach().requires_grad_()
     slope, = torch.autograd.grad(f(u).sum(), u, create_graph=True)
-    return u.detach()**2*torch.autograd.grad(slope.sum(), u)[0]                                  # (F.1)
+    return u.detach()**2*torch.autograd.grad(slope.sum(), u)[0]    # (F.1)
 
-# %% ../../nbs/theory/3_fields.ipynb #27eee6d5
+# %% ../../nbs/theory/3_fields.ipynb #abdf3d9f
 def check_line(**mixtures: Mixture) -> None:
     "A `ValueError` where one of `mixtures` is not a density on the line."
     for name, mixture in mixtures.items():
-        if mixture.shape != (1,): raise ValueError(f"{name} is a density in {mixture.shape[0]} dimensions; give mixtures in 1 dimension, means of shape (K, 1).")
+        if mixture.shape != (1,):
+            raise ValueError(f"{name} is a density in {mixture.shape[0]} dimensions; "
+                             "give mixtures in 1 dimension, means of shape (K, 1).")
 
-def velocity(loss: str, real: Mixture, fake: Mixture, logit: Callable[[Tensor], Tensor] | None = None) -> Callable[[Tensor], Tensor]:
-    "The field v(x) (n,) at points x (n,) of the line, -∇ℓ_G(D(x)) with D = logit(ln u), by default the loss's own optimum; differentiable in x."
+# %% ../../nbs/theory/3_fields.ipynb #9ed9d799
+def velocity(loss: str, real: Mixture, fake: Mixture,
+             logit: Callable[[Tensor], Tensor] | None = None) -> Callable[[Tensor], Tensor]:
+    """The field v(x) (n,) at points x (n,) of the line, -∇ℓ_G(D(x)) with D = logit(ln u),
+    by default the loss's own optimum; differentiable in x."""
     check_line(real=real, fake=fake)
-    if LOSSES[check_choice("loss", loss, LOSSES)].relativistic: raise ValueError(f"loss={loss!r} is relativistic, so its field depends on real samples; give a loss that is not.")
+    if LOSSES[check_choice("loss", loss, LOSSES)].relativistic:
+        raise ValueError(f"loss={loss!r} is relativistic, so its field depends on real samples; "
+                         "give a loss that is not.")
     generator, logit = LOSSES[loss].generator, logit or known_optimum(loss).logit
     def v(x: Tensor) -> Tensor:
         x = x if x.requires_grad else x.clone().requires_grad_()
         D = logit(real.log_density(x[:, None]) - fake.log_density(x[:, None]))
-        return torch.autograd.grad(-len(x)*generator(torch.zeros_like(D), D), x, create_graph=True)[0]    # (N.8)
+        value = -len(x)*generator(torch.zeros_like(D), D)
+        return torch.autograd.grad(value, x, create_graph=True)[0]    # (N.8)
     return v
 
-# %% ../../nbs/theory/3_fields.ipynb #144f3479
-def kl_rates(v: Callable[[Tensor], Tensor], real: Mixture, fake: Mixture, x: Tensor) -> tuple[float, float]:
-    "(d/dt KL(p_g||p*), d/dt KL(p*||p_g)) in nats per unit of time while samples move along `v`; trapezoid rule on the points `x` (n,) > line."
+# %% ../../nbs/theory/3_fields.ipynb #bcb32b04
+def kl_rates(v: Callable[[Tensor], Tensor], real: Mixture, fake: Mixture, x: Tensor
+             ) -> tuple[float, float]:
+    """(d/dt KL(p_g||p*), d/dt KL(p*||p_g)) in nats per unit of time while samples move along `v`;
+    trapezoid rule on the points `x` (n,) > line."""
     x = x.detach().requires_grad_()
     log_real, log_fake = real.log_density(x[:, None]), fake.log_density(x[:, None])
     slope, = torch.autograd.grad((log_real - log_fake).sum(), x, retain_graph=True)
-    gain = (v(x)*slope).detach()                                                                 # g ‖∇ ln u‖² where (M.1) holds
-    return tuple(-torch.trapezoid(p.detach().exp()*gain, x.detach()).item() for p in (log_fake, log_real))    # (M.2)
+    gain = (v(x)*slope).detach()                           # g ‖∇ ln u‖² where (M.1) holds
+    return tuple(-torch.trapezoid(p.detach().exp()*gain, x.detach()).item()
+                 for p in (log_fake, log_real))            # (M.2)
 
-# %% ../../nbs/theory/3_fields.ipynb #a616047c
-def kl_after(v: Callable[[Tensor], Tensor], real: Mixture, fake: Mixture, x: Tensor, eta: float) -> tuple[float, float]:
-    "(KL(p_η||p*), KL(p*||p_η)) in nats after the step y = x + η v(x), exact up to the trapezoid rule on `x` (n,); a step that folds the line is a `ValueError`. η may be negative."
+# %% ../../nbs/theory/3_fields.ipynb #17fa3ef4
+def kl_after(v: Callable[[Tensor], Tensor], real: Mixture, fake: Mixture, x: Tensor, eta: float
+             ) -> tuple[float, float]:
+    """(KL(p_η||p*), KL(p*||p_η)) in nats after the step y = x + η v(x), exact up to the
+    trapezoid rule on `x` (n,); a step that folds the line is a `ValueError`. η may be negative."""
     x = x.detach().requires_grad_()
-    y = x + eta*v(x)                                                                             # (N.3)
-    stretch = torch.autograd.grad(y.sum(), x)[0]                                                 # 1 + η v'
-    if not (stretch > 0).all(): raise ValueError(f"eta={eta!r} folds the line: 1 + eta v'(x) falls to {stretch.min().item():.3g}; give a smaller step.")
+    y = x + eta*v(x)                                       # (N.3)
+    stretch = torch.autograd.grad(y.sum(), x)[0]           # 1 + η v'
+    if not (stretch > 0).all():
+        raise ValueError(f"eta={eta!r} folds the line: 1 + eta v'(x) falls to "
+                         f"{stretch.min().item():.3g}; give a smaller step.")
     x, y = x.detach(), y.detach()
-    log_real, log_fake = real.log_density(y[:, None]), fake.log_density(x[:, None]) - stretch.log()
-    gap = log_fake - log_real                                                                    # ln p_η - ln p* at y
-    return tuple(torch.trapezoid(p.exp()*s*gap*stretch, x).item() for p, s in ((log_fake, 1), (log_real, -1)))
+    log_real = real.log_density(y[:, None])
+    log_fake = fake.log_density(x[:, None]) - stretch.log()
+    gap = log_fake - log_real                              # ln p_η - ln p* at y
+    return tuple(torch.trapezoid(p.exp()*s*gap*stretch, x).item()
+                 for p, s in ((log_fake, 1), (log_real, -1)))
 
-# %% ../../nbs/theory/3_fields.ipynb #5f4914ff
-class Path(NamedTuple):
-    "A density on its way: `times` (T,), `log_density` (T, n) on the grid, and in nats `reverse` KL(p_g||p*) (T,) and `forward` KL(p*||p_g) (T,)."
-    times: np.ndarray
-    log_density: np.ndarray
-    reverse: np.ndarray
-    forward: np.ndarray
-
-def to_path(times: np.ndarray, log_fake: np.ndarray, log_real: np.ndarray, spacing: float) -> Path:
-    "The `Path` of log densities (T, n); the two masses are added to each integral, which leaves it as it is and makes rounding count only in second order."
-    fake, real, gap = np.exp(log_fake), np.exp(log_real), log_fake - log_real
-    return Path(times, log_fake, ((fake*gap - fake + real).sum(1)*spacing), ((fake - real - real*gap).sum(1)*spacing))
-
-# %% ../../nbs/theory/3_fields.ipynb #9d62ab99
+# %% ../../nbs/theory/3_fields.ipynb #a09de3a2
 def check_grid(x: np.ndarray, times: np.ndarray) -> float:
-    "The spacing of the grid `x` (n,); a `ValueError` where it is not even, or where `times` (T,) do not rise from 0."
+    """The spacing of the grid `x` (n,); a `ValueError` where it is not even,
+    or where `times` (T,) do not rise from 0."""
     steps = np.diff(x)
-    if len(x) < 3 or steps[0] <= 0 or not np.allclose(steps, steps[0]): raise ValueError(f"x holds {len(x)} points with steps from {steps.min(initial=np.inf):.3g} to {steps.max(initial=-np.inf):.3g}; give at least 3, evenly spaced and rising.")
-    if len(times) < 2 or times[0] != 0 or not (np.diff(times) > 0).all(): raise ValueError(f"times={np.array2string(np.asarray(times), threshold=6)} are not allowed; give at least 2, rising from 0.")
+    if len(x) < 3 or steps[0] <= 0 or not np.allclose(steps, steps[0]):
+        raise ValueError(f"x holds {len(x)} points with steps from {steps.min(initial=np.inf):.3g} "
+                         f"to {steps.max(initial=-np.inf):.3g}; "
+                         "give at least 3, evenly spaced and rising.")
+    if len(times) < 2 or times[0] != 0 or not (np.diff(times) > 0).all():
+        shown = np.array2string(np.asarray(times), threshold=6)
+        raise ValueError(f"times={shown} are not allowed; give at least 2, rising from 0.")
     return float(steps[0])
 
+# %% ../../nbs/theory/3_fields.ipynb #2879bbca
 def on_grid(mixture: Mixture, x: np.ndarray, spacing: float) -> np.ndarray:
     "ln p (n,) of `mixture` at the grid points, with the sum over the grid made 1."
     log_p = mixture.log_density(torch.as_tensor(x)[:, None]).numpy()
     return log_p - logsumexp(log_p) - math.log(spacing)
 
 def jump_rates(log_p: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    "Rates (n-1,) of jumps i → i+1 and i+1 → i that leave exp(`log_p`) (n,) at rest, in units of 1/time (M.4)."
-    return tuple(1/exprel(s*np.diff(log_p))/spacing**2 for s in (-1, 1))                          # 1/exprel(s) = B(s)
+    """Rates (n-1,) of jumps i → i+1 and i+1 → i that leave exp(`log_p`) (n,) at rest,
+    in units of 1/time (M.4)."""
+    return tuple(1/exprel(s*np.diff(log_p))/spacing**2 for s in (-1, 1))    # 1/exprel(s) = B(s)
 
-# %% ../../nbs/theory/3_fields.ipynb #922e75e1
+# %% ../../nbs/theory/3_fields.ipynb #5efb7cd4
+class Path(NamedTuple):
+    """A density on its way: `times` (T,), `log_density` (T, n) on the grid,
+    and in nats `reverse` KL(p_g||p*) (T,) and `forward` KL(p*||p_g) (T,)."""
+    times: np.ndarray
+    log_density: np.ndarray
+    reverse: np.ndarray
+    forward: np.ndarray
+
+def to_path(times: np.ndarray, log_fake: np.ndarray, log_real: np.ndarray, spacing: float) -> Path:
+    """The `Path` of log densities (T, n); the two masses are added to each integral,
+    which leaves it as it is and makes rounding count only in second order."""
+    fake, real, gap = np.exp(log_fake), np.exp(log_real), log_fake - log_real
+    reverse, forward = fake*gap - fake + real, fake - real - real*gap
+    return Path(times, log_fake, reverse.sum(1)*spacing, forward.sum(1)*spacing)
+
+# %% ../../nbs/theory/3_fields.ipynb #6ea97fc7
 def carry(loss: str, real: Mixture, fake: Mixture, x: np.ndarray, times: np.ndarray) -> Path:
-    "The density of samples that start as `fake` and move by (M.1) with the loss's own exact discriminator, on the grid `x` (n,) at `times` (T,) from 0."
+    """The density of samples that start as `fake` and move by (M.1) with the loss's own
+    exact discriminator, on the grid `x` (n,) at `times` (T,) from 0."""
     check_line(real=real, fake=fake); known_optimum(loss)
     spacing = check_grid(x, times)
     log_real, start = on_grid(real, x, spacing), on_grid(fake, x, spacing)
     right, left = jump_rates(log_real, spacing)
     def change(t, log_p):
-        log_u, ratio = log_real - log_p, np.exp(np.clip(np.diff(log_p), -300, 300))               # p_{i+1}/p_i
-        g = induced(loss, torch.as_tensor(np.exp(np.clip((log_u[1:] + log_u[:-1])/2, -300, 300)))).numpy()
+        log_u, ratio = log_real - log_p, np.exp(np.clip(np.diff(log_p), -300, 300))    # p_{i+1}/p_i
+        middle = np.exp(np.clip((log_u[1:] + log_u[:-1])/2, -300, 300))
+        g = induced(loss, torch.as_tensor(middle)).numpy()
         out = np.zeros_like(log_p)
-        out[:-1] += g*(left*ratio - right)                                                        # (M.4), divided by p_i
+        out[:-1] += g*(left*ratio - right)               # (M.4), divided by p_i
         out[1:] += g*(right/ratio - left)
         return out
-    solution = solve_ivp(change, (0, times[-1]), start, "LSODA", times, lband=1, uband=1, rtol=1e-5, atol=1e-5)
-    if not solution.success: raise RuntimeError(f"the flow of {loss!r} could not be followed to t={times[-1]}: {solution.message}; end it earlier.")
+    solution = solve_ivp(change, (0, times[-1]), start, "LSODA", times, lband=1, uband=1,
+                         rtol=1e-5, atol=1e-5)
+    if not solution.success:
+        raise RuntimeError(f"the flow of {loss!r} could not be followed to t={times[-1]}: "
+                           f"{solution.message}; end it earlier.")
     return to_path(times, solution.y.T, log_real, spacing)
 
-# %% ../../nbs/theory/3_fields.ipynb #141416c2
+# %% ../../nbs/theory/3_fields.ipynb #832e1cd8
 def log_cdf(mixture: Mixture, x: np.ndarray, above: bool = False) -> np.ndarray:
     "ln F(x) (n,) of a mixture on the line, or ln(1 - F(x)) where `above`; exact in the far tails."
     z = (x[:, None] - mixture.means.numpy()[:, 0])/mixture.covariances.numpy()[:, 0, 0]**0.5
@@ -191,70 +245,98 @@ def log_cdf(mixture: Mixture, x: np.ndarray, above: bool = False) -> np.ndarray:
 def exceeds(a: Mixture, x: np.ndarray, b: Mixture, y: np.ndarray) -> np.ndarray:
     "Whether F_a(x) > F_b(y) (n,), decided in the tail where the smaller numbers are."
     low = log_cdf(b, y) < math.log(0.5)
-    return np.where(low, log_cdf(a, x) > log_cdf(b, y), log_cdf(a, x, above=True) < log_cdf(b, y, above=True))
+    return np.where(low, log_cdf(a, x) > log_cdf(b, y),
+                    log_cdf(a, x, above=True) < log_cdf(b, y, above=True))
 
+# %% ../../nbs/theory/3_fields.ipynb #1f45018d
 def carry_transport(real: Mixture, fake: Mixture, x: np.ndarray, times: np.ndarray) -> Path:
-    "As `carry`, for samples that walk at speed 1 to where optimal transport wants them (M.5): the Wasserstein GAN with its best 1-Lipschitz discriminator."
+    """As `carry`, for samples that walk at speed 1 to where optimal transport wants them (M.5):
+    the Wasserstein GAN with its best 1-Lipschitz discriminator."""
     check_line(real=real, fake=fake)
     spacing = check_grid(x, times)
     def log_p(mixture, at): return mixture.log_density(torch.as_tensor(at)[:, None]).numpy()
-    def now(t): return np.where(exceeds(fake, x - t, real, x), log_p(fake, x - t), np.where(exceeds(fake, x + t, real, x), log_p(real, x), log_p(fake, x + t)))    # (M.5)
+    def now(t):
+        behind, ahead = exceeds(fake, x - t, real, x), exceeds(fake, x + t, real, x)
+        return np.where(behind, log_p(fake, x - t),
+                        np.where(ahead, log_p(real, x), log_p(fake, x + t)))    # (M.5)
     return to_path(times, np.stack([now(t) for t in times]), log_p(real, x), spacing)
 
-# %% ../../nbs/theory/3_fields.ipynb #499fa416
+# %% ../../nbs/theory/3_fields.ipynb #9b323e78
 def spectral_gap(real: Mixture, x: np.ndarray) -> float:
-    "λ, in 1/time: the smallest rate above 0 at which CFG's flow towards `real` forgets its start, from the matrix of (M.4) on the grid `x` (n,)."
+    """λ, in 1/time: the smallest rate above 0 at which CFG's flow towards `real` forgets its start,
+    from the matrix of (M.4) on the grid `x` (n,)."""
     check_line(real=real)
     spacing = check_grid(x, np.array([0, 1]))
     right, left = jump_rates(on_grid(real, x, spacing), spacing)
     leave = np.append(right, 0) + np.insert(left, 0, 0)
-    return float(eigvalsh_tridiagonal(leave, -np.sqrt(right*left), select="i", select_range=(1, 1))[0])
+    eigenvalues = eigvalsh_tridiagonal(leave, -np.sqrt(right*left), select="i", select_range=(1, 1))
+    return float(eigenvalues[0])
 
+# %% ../../nbs/theory/3_fields.ipynb #34c7b29a
 def time_to(times: np.ndarray, values: np.ndarray, level: float) -> float:
-    "When `values` (T,) first come down to `level` > 0, between two of `times` (T,) by a straight line in ln(value); infinity where they do not."
+    """When `values` (T,) first come down to `level` > 0, between two of `times` (T,)
+    by a straight line in ln(value); infinity where they do not."""
     below = np.flatnonzero(values <= check_positive("level", level))
     if not len(below): return math.inf
     if (i := below[0]) == 0: return float(times[0])
     part = math.log(values[i-1]/level)/math.log(values[i-1]/max(values[i], 1e-300))
     return float(times[i-1] + part*(times[i] - times[i-1]))
 
-# %% ../../nbs/theory/3_fields.ipynb #81b76f7e
+# %% ../../nbs/theory/3_fields.ipynb #74572980
 def dissipated(loss: str, flow: Path, real: Mixture, x: np.ndarray) -> float:
-    "The integral of E_pg[g (d ln u/dx)²] over the times of `flow`, with the g of `loss`, in nats: what (M.2) says KL(p_g||p*) loses. `x` (n,) is the grid of the flow."
+    """The integral of E_pg[g (d ln u/dx)²] over the times of `flow`, with the g of `loss`, in nats:
+    what (M.2) says KL(p_g||p*) loses. `x` (n,) is the grid of the flow."""
     spacing = check_grid(x, flow.times)
     log_u = on_grid(real, x, spacing) - flow.log_density
-    middle = [(log[:, 1:] + log[:, :-1])/2 for log in (log_u, flow.log_density)]
-    g = induced(loss, torch.as_tensor(middle[0]).clamp(-300, 300).exp()).numpy()
-    return float(np.trapezoid((np.exp(middle[1])*g*np.diff(log_u)**2).sum(1)/spacing, flow.times))            # (M.2)
+    middle_u, middle_p = ((log[:, 1:] + log[:, :-1])/2 for log in (log_u, flow.log_density))
+    g = induced(loss, torch.as_tensor(middle_u).clamp(-300, 300).exp()).numpy()
+    rates = (np.exp(middle_p)*g*np.diff(log_u)**2).sum(1)/spacing
+    return float(np.trapezoid(rates, flow.times))    # (M.2)
 
 def late_rate(flow: Path, above: float = 1e-6, below: float = 1e-3) -> float:
-    "The rate (1/time) at which KL(p_g||p*) decays between `below` and `above` nats, by least squares on its logarithm; NaN where `flow` has fewer than 5 times there."
+    """The rate (1/time) at which KL(p_g||p*) decays between `below` and `above` nats,
+    by least squares on its logarithm; NaN where `flow` has fewer than 5 times there."""
     window = (flow.reverse < below) & (flow.reverse > above)
-    return float(-np.polyfit(flow.times[window], np.log(flow.reverse[window]), 1)[0]) if window.sum() >= 5 else math.nan
+    if window.sum() < 5: return math.nan
+    return float(-np.polyfit(flow.times[window], np.log(flow.reverse[window]), 1)[0])
 
-# %% ../../nbs/theory/3_fields.ipynb #845d4e84
-def trainer(judge: str, mixture: Mixture, seed: int, regulariser: Regulariser, batch: int = 128, lr: float = 2e-3, width: int = 64) -> tuple[MLPDiscriminator, Callable]:
-    "A new discriminator on the space of `mixture`, and `train(x, times)`, which updates it on real samples and on samples `x` (N, d) by the discriminator part of the loss called `judge`."
+# %% ../../nbs/theory/3_fields.ipynb #b7b06b1f
+def trainer(judge: str, mixture: Mixture, seed: int, regulariser: Regulariser, batch: int = 128,
+            lr: float = 2e-3, width: int = 64) -> tuple[MLPDiscriminator, Callable]:
+    """A new discriminator on the space of `mixture`, and `train(x, times)`,
+    which updates it on real samples and on samples `x` (N, d)
+    by the discriminator part of the loss called `judge`."""
     loss, draws = LOSSES[check_choice("judge", judge, LOSSES)], rng(seed, "batches")
-    with seeded(seed, "discriminator"): discriminator = MLPDiscriminator(mixture.shape, width=width, depth=2)
+    with seeded(seed, "discriminator"):
+        discriminator = MLPDiscriminator(mixture.shape, width=width, depth=2)
     optimizer = torch.optim.Adam(discriminator.parameters(), lr, betas=(0.5, 0.99))
     def train(x: Tensor, times: int) -> None:
         for _ in range(times):
-            value = loss.discriminator(discriminator(mixture.sample(batch, draws)), discriminator(minibatch(x, batch, draws)))
+            real = discriminator(mixture.sample(batch, draws))
+            fake = discriminator(minibatch(x, batch, draws))
+            value = loss.discriminator(real, fake)
             optimizer.zero_grad(set_to_none=True); value.backward(); optimizer.step()
             regulariser.after_step(discriminator)
     return discriminator, train
 
-# %% ../../nbs/theory/3_fields.ipynb #7a9ca4ea
-def carry_samples(loss: str, mixture: Mixture, x: Tensor, steps: int, stride: float, updates: int, seed: int = 0, judge: str | None = None,
-                  regulariser: Regulariser = none(), warmup: int = 60) -> Iterator[Tensor]:
-    "Yield samples x_0 .. x_steps (N, d), N >= 128, moved along the field of `loss` under a discriminator that learns by `judge` (default: the same loss); mean length of the first step `stride`, units of x."
-    check_choice("loss", loss, LOSSES); check_count("steps", steps); check_count("updates", updates); check_positive("stride", stride)
-    if tuple(x.shape[1:]) != mixture.shape or len(x) < 128: raise ValueError(f"x has shape {tuple(x.shape)}; give (N, {mixture.shape[0]}) with N >= 128, points of the space of the mixture.")
+# %% ../../nbs/theory/3_fields.ipynb #29be6722
+def carry_samples(loss: str, mixture: Mixture, x: Tensor, steps: int, stride: float, updates: int,
+                  seed: int = 0, judge: str | None = None, regulariser: Regulariser = none(),
+                  warmup: int = 60) -> Iterator[Tensor]:
+    """Yield samples x_0 .. x_steps (N, d), N >= 128, moved along the field of `loss`
+    under a discriminator that learns by `judge` (default: the same loss);
+    mean length of the first step `stride`, units of x."""
+    check_choice("loss", loss, LOSSES); check_count("steps", steps)
+    check_count("updates", updates); check_positive("stride", stride)
+    if tuple(x.shape[1:]) != mixture.shape or len(x) < 128:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give (N, {mixture.shape[0]}) "
+                         "with N >= 128, points of the space of the mixture.")
     discriminator, train = trainer(judge or loss, mixture, seed, regulariser)
     real = mixture.sample(len(x), rng(seed, "reference"))
-    field = descent(lambda moved: LOSSES[loss].generator(discriminator(real), discriminator(moved)))       # (N.8)
+    def generator_loss(moved):
+        return LOSSES[loss].generator(discriminator(real), discriminator(moved))
+    field = descent(generator_loss)                                               # (N.8)
     train(x, warmup)
     eta = stride/field(x).norm(dim=1).mean().item()
     yield x
-    yield from sweep(x, [1.0]*steps, lambda x: train(x, updates), field, eta)                                # (N.3) with δ = h
+    yield from sweep(x, [1.0]*steps, lambda x: train(x, updates), field, eta)     # (N.3) with δ = h

@@ -26,53 +26,72 @@ from ..nest import Nest
 from ..regularisers import none, r1
 from .dirac import FIRST, SECOND, EnsembleMLP
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #27f8adc4
+# %% ../../nbs/theory/6_nest_dirac.ipynb #28007398
 def _weights(weights: Sequence[float]) -> np.ndarray:
     "`weights` as (M,) float64, after the check that a `Nest` makes as well."
     w = np.asarray(weights, dtype=float)
     if w.ndim == 1 and len(w) and np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0: return w
-    raise ValueError(f"weights={w.tolist()} are not allowed; give M >= 1 finite numbers >= 0, not all 0, such as annealing.geometric(15).")
+    raise ValueError(f"weights={w.tolist()} are not allowed; give M >= 1 finite numbers >= 0, "
+                     "not all 0, such as annealing.geometric(15).")
 
+# %% ../../nbs/theory/6_nest_dirac.ipynb #5cb4c165
 def _rates(generator_rate, discriminator_rate, gamma) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "a_g = h_g f'(0), a_d = h_d f'(0) and c = 1 - h_d γ, broadcast against each other; `discriminator_rate` None means equal rates."
+    """a_g = h_g f'(0), a_d = h_d f'(0) and c = 1 - h_d γ, broadcast against each other;
+    `discriminator_rate` None means equal rates."""
     if discriminator_rate is None: discriminator_rate = generator_rate
-    for name, value, least in (("generator_rate", generator_rate, "> 0"), ("discriminator_rate", discriminator_rate, "> 0"), ("gamma", gamma, ">= 0")):
+    for name, value, least in (("generator_rate", generator_rate, "> 0"),
+                               ("discriminator_rate", discriminator_rate, "> 0"),
+                               ("gamma", gamma, ">= 0")):
         low = np.min(value)
-        if not (np.isfinite(value).all() and (low > 0 or low == 0 and least == ">= 0")): raise ValueError(f"{name}={value!r} is not allowed; give finite numbers {least}.")
-    h_g, h_d, gamma = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (generator_rate, discriminator_rate, gamma)))
+        if not np.isfinite(value).all() or low < 0 or low == 0 and least == "> 0":
+            raise ValueError(f"{name}={value!r} is not allowed; give finite numbers {least}.")
+    numbers = (np.asarray(v, dtype=float) for v in (generator_rate, discriminator_rate, gamma))
+    h_g, h_d, gamma = np.broadcast_arrays(*numbers)
     return h_g*FIRST, h_d*FIRST, 1 - h_d*gamma
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #8ec2c6d8
+# %% ../../nbs/theory/6_nest_dirac.ipynb #c5d12aca
 def _matrix(a, b, c, d) -> np.ndarray:
     "[[a, b], [c, d]] for arrays of one shape: (..., 2, 2)."
     return np.stack([np.stack([a, b], -1), np.stack([c, d], -1)], -2)
 
-def accumulate_matrix(weights: Sequence[float], generator_rate, discriminator_rate=None, gamma=0.0) -> np.ndarray:
-    "The nest `accumulate` near the equilibrium, (..., 2, 2) on (θ, ψ); rates and `gamma` are numbers or arrays that broadcast. Bad input is a `ValueError`."
+def accumulate_matrix(weights: Sequence[float], generator_rate, discriminator_rate=None,
+                      gamma=0.0) -> np.ndarray:
+    """The nest `accumulate` near the equilibrium, (..., 2, 2) on (θ, ψ); rates and `gamma` are
+    numbers or arrays that broadcast. Bad input is a `ValueError`."""
     w, (a_g, a_d, c) = _weights(weights), _rates(generator_rate, discriminator_rate, gamma)
     m = np.arange(1, len(w) + 1)
-    powers, sums = c[..., None]**m, np.cumsum(c[..., None]**(m - 1), -1)                            # c^m, g_m
-    return _matrix(1 - a_g*a_d*(sums @ w), -a_g*(powers @ w), a_d*sums[..., -1], powers[..., -1])  # (C.6)
+    powers = c[..., None]**m                     # c^m
+    sums = np.cumsum(c[..., None]**(m - 1), -1)  # g_m
+    return _matrix(1 - a_g*a_d*(sums @ w), -a_g*(powers @ w),  # (C.6)
+                   a_d*sums[..., -1], powers[..., -1])
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #5c0512e4
-def sequential_matrix(weights: Sequence[float], generator_rate, discriminator_rate=None, gamma=0.0) -> np.ndarray:
-    "The nest `sequential` near the equilibrium, (..., 2, 2) on (θ, ψ); arguments as `accumulate_matrix`."
+# %% ../../nbs/theory/6_nest_dirac.ipynb #3bbbc59a
+def sequential_matrix(weights: Sequence[float], generator_rate, discriminator_rate=None,
+                      gamma=0.0) -> np.ndarray:
+    """The nest `sequential` near the equilibrium, (..., 2, 2) on (θ, ψ); arguments as
+    `accumulate_matrix`."""
     w, (a_g, a_d, c) = _weights(weights), _rates(generator_rate, discriminator_rate, gamma)
     product = np.eye(2)
-    for weight in w: product = _matrix(1 - a_g*a_d*weight, -a_g*weight*c, a_d, c) @ product          # (C.6)
+    for weight in w: product = _matrix(1 - a_g*a_d*weight, -a_g*weight*c, a_d, c) @ product  # (C.6)
     return product
 
-def flow_matrix(weights: Sequence[float], generator_rate, discriminator_rate=None, gamma=0.0, fit: float = 1.0) -> np.ndarray:
-    "The nest `flow` near the equilibrium, `generator_rate` being its η and `fit` the fraction in (0, 1] of the samples' way that the regression covers."
-    if not 0 < check_positive("fit", fit) <= 1: raise ValueError(f"fit={fit!r} is not allowed; give a number in (0, 1].")
+# %% ../../nbs/theory/6_nest_dirac.ipynb #33570c35
+def flow_matrix(weights: Sequence[float], generator_rate, discriminator_rate=None, gamma=0.0,
+                fit: float = 1.0) -> np.ndarray:
+    """The nest `flow` near the equilibrium, `generator_rate` being its η and `fit` the fraction in
+    (0, 1] of the samples' way that the regression covers."""
+    if not 0 < check_positive("fit", fit) <= 1:
+        raise ValueError(f"fit={fit!r} is not allowed; give a number in (0, 1].")
     moved = sequential_matrix(weights, generator_rate, discriminator_rate, gamma)
-    return np.stack([(1 - fit)*np.array([1.0, 0.0]) + fit*moved[..., 0, :], moved[..., 1, :]], -2)   # (C.6)
+    theta_row = (1 - fit)*np.array([1.0, 0.0]) + fit*moved[..., 0, :]  # (C.6)
+    return np.stack([theta_row, moved[..., 1, :]], -2)
 
 MATRICES = {"accumulate": accumulate_matrix, "sequential": sequential_matrix, "flow": flow_matrix}
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #1038bc09
+# %% ../../nbs/theory/6_nest_dirac.ipynb #c0f7892f
 class LocationGenerator(nn.Module):
-    "z (B, S, d) -> θ + spread z for S games at once, θ (S, d); spread 0 is the generator δ_θ of the Dirac-GAN, `spread` (S,) instance noise on it (C.4)."
+    """z (B, S, d) -> θ + spread z for S games at once, θ (S, d); spread 0 is the generator δ_θ of
+    the Dirac-GAN, `spread` (S,) instance noise on it (C.4)."""
     def __init__(self, theta: Tensor, spread: Tensor):
         super().__init__()
         self.theta = nn.Parameter(theta.clone())
@@ -88,10 +107,11 @@ class LinearDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return -(x*self.psi).sum(-1)
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #57018d3d
+# %% ../../nbs/theory/6_nest_dirac.ipynb #2d5f22b5
 @dataclass
 class Game:
-    "The two closures of a `Nest` for S games side by side, samples (B, S, d) and logits (B, S); each game is trained as if it were alone."
+    """The two closures of a `Nest` for S games side by side, samples (B, S, d) and logits (B, S);
+    each game is trained as if it were alone."""
     discriminator: nn.Module
     optimizer: torch.optim.Optimizer         # the discriminator's
     real: Callable[[int], Tensor]            # n -> real data (n, S, d)
@@ -100,8 +120,10 @@ class Game:
 
     def discriminator_step(self, fake: Tensor) -> None:
         real, penalise = self.real(len(fake)), r1(self.gamma) if self.gamma else none()
-        mean = self.loss.discriminator(self.discriminator(real), self.discriminator(fake))  # over batch and games
-        loss = fake.shape[1]*mean + penalise.penalty(self.discriminator, real, fake, None)  # (C.5), a sum over games
+        # the mean is over batch and games, the penalty a sum over games
+        mean = self.loss.discriminator(self.discriminator(real), self.discriminator(fake))
+        penalty = penalise.penalty(self.discriminator, real, fake, None)  # (C.5)
+        loss = fake.shape[1]*mean + penalty
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -110,47 +132,63 @@ class Game:
         logits = self.discriminator(fake)
         return fake.shape[1]*self.loss.generator(logits, logits)
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #f65b634e
-def one_nest(state: Tensor, reading: str, weights: Sequence[float], generator_rate: float, discriminator_rate: float, gamma: float = 0.0,
-             sigma: float = 0.0, loss: str = "gan", fit_rate: float = 1.0, epochs: int = 1) -> Tensor:
-    "(θ, ψ) after one call of the library's `Nest` on the Dirac-GAN; `state` (2,) float64, `sigma` the instance noise. For `flow`, `generator_rate` is η."
-    signs = torch.tensor([-1.0, 1.0], dtype=state.dtype)[:, None, None]                # variance 1
+# %% ../../nbs/theory/6_nest_dirac.ipynb #f7953ebe
+def one_nest(state: Tensor, reading: str, weights: Sequence[float], generator_rate: float,
+             discriminator_rate: float, gamma: float = 0.0, sigma: float = 0.0, loss: str = "gan",
+             fit_rate: float = 1.0, epochs: int = 1) -> Tensor:
+    """(θ, ψ) after one call of the library's `Nest` on the Dirac-GAN; `state` (2,) float64, `sigma`
+    the instance noise. For `flow`, `generator_rate` is η."""
+    signs = torch.tensor([-1.0, 1.0], dtype=state.dtype)[:, None, None]  # variance 1
     spread = state.new_tensor([check_positive("sigma", sigma, zero=True)])
-    generator, discriminator = LocationGenerator(state[:1, None], spread), LinearDiscriminator(state[1:, None])
-    game = Game(discriminator, torch.optim.SGD(discriminator.parameters(), discriminator_rate), lambda n: sigma*signs, LOSSES[loss], gamma)
-    optimizer = torch.optim.SGD(generator.parameters(), fit_rate if reading == "flow" else generator_rate)
-    nest = Nest(generator, optimizer, lambda n: signs, weights, reading, batch=2, pool=2, eta=generator_rate, epochs=epochs)
+    generator = LocationGenerator(state[:1, None], spread)
+    discriminator = LinearDiscriminator(state[1:, None])
+    rate_d, rate_g = discriminator_rate, fit_rate if reading == "flow" else generator_rate
+    optimizer_d = torch.optim.SGD(discriminator.parameters(), rate_d)
+    game = Game(discriminator, optimizer_d, lambda n: sigma*signs, LOSSES[loss], gamma)
+    optimizer_g = torch.optim.SGD(generator.parameters(), rate_g)
+    nest = Nest(generator, optimizer_g, lambda n: signs, weights, reading, batch=2, pool=2,
+                eta=generator_rate, epochs=epochs)
     nest(game.discriminator_step, game.generator_loss)
     return torch.cat([generator.theta, discriminator.psi]).detach().flatten()
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #2ec0302d
+# %% ../../nbs/theory/6_nest_dirac.ipynb #19ee3efa
 def measured_matrix(*setting, step: float = 1e-5, **options) -> np.ndarray:
-    "The derivative (2, 2) at the equilibrium of `one_nest` with these arguments, by central differences."
-    columns = [(one_nest(step*e, *setting, **options) - one_nest(-step*e, *setting, **options))/(2*step) for e in torch.eye(2, dtype=torch.float64)]
+    """The derivative (2, 2) at the equilibrium of `one_nest` with these arguments, by central
+    differences."""
+    def after(state): return one_nest(state, *setting, **options)
+    axes = torch.eye(2, dtype=torch.float64)
+    columns = [(after(step*e) - after(-step*e))/(2*step) for e in axes]
     return torch.stack(columns, 1).numpy()
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #3283975a
+# %% ../../nbs/theory/6_nest_dirac.ipynb #2e9f667b
 def noise_gamma(sigma: float) -> float:
-    "The strength of R1 that equals instance noise of deviation `sigma` at linear order: 2|f''(0)|σ²."
+    """The strength of R1 that equals instance noise of deviation `sigma` at linear order:
+    2|f''(0)|σ²."""
     return 2*abs(SECOND)*check_positive("sigma", sigma, zero=True)**2  # (C.4)
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #9b27b4f7
+# %% ../../nbs/theory/6_nest_dirac.ipynb #34ea0cde
 def spectral_radius(matrix: np.ndarray) -> np.ndarray:
-    "Largest modulus of an eigenvalue of `matrix` (..., 2, 2): the factor per nest at which it grows or shrinks."
+    """Largest modulus of an eigenvalue of `matrix` (..., 2, 2): the factor per nest at which it
+    grows or shrinks."""
     return np.abs(np.linalg.eigvals(matrix)).max(-1)
 
 def margins(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    "Jury's three conditions for `matrix` (..., 2, 2); each value is positive where its condition holds."
+    """Jury's three conditions for `matrix` (..., 2, 2); each value is positive where its condition
+    holds."""
     determinant, trace = np.linalg.det(matrix), np.trace(matrix, axis1=-2, axis2=-1)
-    return {"spirals out": 1 - determinant, "creeps away": 1 + determinant - trace, "overshoots": 1 + determinant + trace}
+    return {"spirals out": 1 - determinant,
+            "creeps away": 1 + determinant - trace,
+            "overshoots": 1 + determinant + trace}
 
 def is_stable(matrix: np.ndarray) -> np.ndarray:
-    "Whether all three `margins` are positive: both eigenvalues inside the unit circle, so that the nest contracts."
+    """Whether all three `margins` are positive: both eigenvalues inside the unit circle, so that
+    the nest contracts."""
     return np.minimum.reduce(list(margins(matrix).values())) > 0
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #85f5907c
+# %% ../../nbs/theory/6_nest_dirac.ipynb #8e6e5177
 def earliness(weights: Sequence[float]) -> float:
-    "μ = (1/M) Σ (M - m) w_m: how many discriminator steps are still to come, averaged over the weights."
+    """μ = (1/M) Σ (M - m) w_m: how many discriminator steps are still to come, averaged over the
+    weights."""
     w = _weights(weights)
     return float(np.arange(len(w))[::-1] @ w/len(w))
 
@@ -158,45 +196,56 @@ def leading_gamma(weights: Sequence[float], generator_rate: float) -> float:
     "The least R1 that holds `accumulate`, to leading order in the rates: h_g f'(0)² μ."
     return check_positive("generator_rate", generator_rate)*FIRST**2*earliness(weights)  # (C.6)
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #a96a3c78
-def critical_gamma(matrix: Callable[[np.ndarray], np.ndarray], discriminator_rate: float, points: int = 400) -> float:
-    """The least γ from which on, up to 1/h_d, the nest `matrix`: γ (n,) -> (n, 2, 2) contracts, by bisection on the spectral radius.
+# %% ../../nbs/theory/6_nest_dirac.ipynb #2cfa7bd0
+def critical_gamma(matrix: Callable[[np.ndarray], np.ndarray], discriminator_rate: float,
+                   points: int = 400) -> float:
+    """The least γ from which on, up to 1/h_d, the nest `matrix`: γ (n,) -> (n, 2, 2) contracts, by
+    bisection on the spectral radius.
     0.0 where it never expands, NaN where it does not contract even at γ = 1/h_d."""
     gamma = np.linspace(0, 1/check_positive("discriminator_rate", discriminator_rate), points + 1)
-    expands = spectral_radius(matrix(gamma)) > 1 + 1e-9                                  # the tolerance: neutral is not expanding
+    expands = spectral_radius(matrix(gamma)) > 1 + 1e-9  # the tolerance: neutral is not expanding
     if expands[-1]: return math.nan
     if not expands.any(): return 0.0
     last = expands.nonzero()[0][-1]
-    return brentq(lambda g: spectral_radius(matrix(g)) - 1, gamma[last], gamma[last + 1], xtol=1e-14)
+    def excess(g): return spectral_radius(matrix(g)) - 1
+    return brentq(excess, gamma[last], gamma[last + 1], xtol=1e-14)
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #ca2a2b92
+# %% ../../nbs/theory/6_nest_dirac.ipynb #13086537
 def first_harmonic(weights: Sequence[float]) -> float:
     "ν = |Σ w_m exp(-2πi m/M)| / W in [0, 1]: 0 for constant weights, 1 for a single one."
     w = _weights(weights)
-    return float(abs(np.exp(-2j*math.pi*np.arange(len(w))/len(w)) @ w)/w.sum()) if len(w) > 1 else 0.0
+    if len(w) == 1: return 0.0
+    waves = np.exp(-2j*math.pi*np.arange(len(w))/len(w))
+    return float(abs(waves @ w)/w.sum())
 
 def resonance_onset(weights: Sequence[float]) -> float:
-    "The rate h (of both players) beyond which `sequential` without a penalty expands, to leading order in ν."
+    """The rate h (of both players) beyond which `sequential` without a penalty expands, to leading
+    order in ν."""
     w = _weights(weights)
     return math.pi/len(w)/(1 + first_harmonic(w)/2)/(FIRST*math.sqrt(w.mean()))  # (C.6)
 
 def resonance_gamma(weights: Sequence[float], rate: float) -> float:
-    "The least R1 that holds `sequential` in its first resonance, to leading order in ν; 0 outside it."
+    """The least R1 that holds `sequential` in its first resonance, to leading order in ν; 0 outside
+    it."""
     w = _weights(weights)
     a = check_positive("rate", rate)*FIRST*math.sqrt(w.mean())
     return 2/rate*math.sqrt(max(0.0, (a*first_harmonic(w)/2)**2 - (a - math.pi/len(w))**2))  # (C.6)
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #635b76f1
-def largest_rate(matrix: Callable[[np.ndarray], np.ndarray], top: float = 4.0, points: int = 2000) -> float:
-    "The first of `points` rates up to `top` at which the nest `matrix`: rates (n,) -> (n, 2, 2) expands; `top` where none does."
+# %% ../../nbs/theory/6_nest_dirac.ipynb #2b0b4e25
+def largest_rate(matrix: Callable[[np.ndarray], np.ndarray], top: float = 4.0,
+                 points: int = 2000) -> float:
+    """The first of `points` rates up to `top` at which the nest `matrix`: rates (n,) -> (n, 2, 2)
+    expands; `top` where none does."""
     rates = np.linspace(0, check_positive("top", top), points + 1)[1:]
     expands = spectral_radius(matrix(rates)) > 1 + 1e-6  # the tolerance: neutral is not expanding
     return float(rates[expands.argmax()]) if expands.any() else top
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #f4b255aa
+# %% ../../nbs/theory/6_nest_dirac.ipynb #d3b9b976
 def orbit_radius(weights: Sequence[float], generator_rate: float, gamma: float = 0.0) -> float:
-    "Amplitude of θ on the circle on which `accumulate` ends with the loss `gan`, to leading order in the rates: √(8(γ_crit - γ)), or 0."
-    return math.sqrt(8*max(0.0, leading_gamma(weights, generator_rate) - check_positive("gamma", gamma, zero=True)))  # (C.6)
+    """Amplitude of θ on the circle on which `accumulate` ends with the loss `gan`, to leading order
+    in the rates: √(8(γ_crit - γ)), or 0."""
+    lacking = leading_gamma(weights, generator_rate) - check_positive("gamma", gamma, zero=True)
+    return math.sqrt(8*max(0.0, lacking))  # (C.6)
 
 def play(nest: Nest, game: Game, nests: int, look: Callable[[], object]) -> Iterator[object]:
     "What `look` returns before the first of `nests` calls of `nest`, and after each."
@@ -205,21 +254,30 @@ def play(nest: Nest, game: Game, nests: int, look: Callable[[], object]) -> Iter
         nest(game.discriminator_step, game.generator_loss)
         yield look()
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #9987edd3
-def dirac_orbits(reading: str, weights: Sequence[float], generator_rate: float, discriminator_rate: float, nests: int, start: Tensor,
+# %% ../../nbs/theory/6_nest_dirac.ipynb #c93e5558
+def dirac_orbits(reading: str, weights: Sequence[float], generator_rate: float,
+                 discriminator_rate: float, nests: int, start: Tensor,
                  gamma: float = 0.0, loss: str = "gan", fit: float = 1.0) -> Tensor:
-    "Paths (nests+1, S, 2) of (θ, ψ) from `start` (S, 2), by the library's `Nest`; for `flow`, `generator_rate` is η and `fit` the rate of its one regression step."
+    """Paths (nests+1, S, 2) of (θ, ψ) from `start` (S, 2), by the library's `Nest`; for `flow`,
+    `generator_rate` is η and `fit` the rate of its one regression step."""
     state = torch.as_tensor(start, dtype=torch.float64)
     def zeros(n): return state.new_zeros(n, len(state), 1)  # the data, and the latents
-    generator, discriminator = LocationGenerator(state[:, :1], state.new_zeros(len(state))), LinearDiscriminator(state[:, 1:])
-    game = Game(discriminator, torch.optim.SGD(discriminator.parameters(), discriminator_rate), zeros, LOSSES[loss], gamma)
-    optimizer = torch.optim.SGD(generator.parameters(), fit if reading == "flow" else generator_rate)
-    nest = Nest(generator, optimizer, zeros, weights, reading, batch=1, pool=1, eta=generator_rate, epochs=1)
-    return torch.stack(list(play(nest, game, nests, lambda: torch.cat([generator.theta, discriminator.psi], 1).detach().clone())))
+    generator = LocationGenerator(state[:, :1], state.new_zeros(len(state)))
+    discriminator = LinearDiscriminator(state[:, 1:])
+    optimizer_d = torch.optim.SGD(discriminator.parameters(), discriminator_rate)
+    game = Game(discriminator, optimizer_d, zeros, LOSSES[loss], gamma)
+    rate_g = fit if reading == "flow" else generator_rate
+    optimizer_g = torch.optim.SGD(generator.parameters(), rate_g)
+    nest = Nest(generator, optimizer_g, zeros, weights, reading, batch=1, pool=1,
+                eta=generator_rate, epochs=1)
+    def look(): return torch.cat([generator.theta, discriminator.psi], 1).detach().clone()
+    return torch.stack(list(play(nest, game, nests, look)))
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #da7d2ebe
+# %% ../../nbs/theory/6_nest_dirac.ipynb #11159fc9
 class SideBySide(nn.Module):
-    "Networks of one shape side by side, (B, S, inputs) -> (B, S, outputs), or (B, S) for one output: an `EnsembleMLP` with the batch first, as a `Nest` has it. `silent`: the last layer starts at 0."
+    """Networks of one shape side by side, (B, S, inputs) -> (B, S, outputs), or (B, S) for one
+    output: an `EnsembleMLP` with the batch first, as a `Nest` has it. `silent`: the last layer
+    starts at 0."""
     def __init__(self, sizes: Sequence[int], seeds: Sequence[int], name: str, silent: bool = False):
         super().__init__()
         self.net = EnsembleMLP(sizes, seeds, name)
@@ -229,30 +287,43 @@ class SideBySide(nn.Module):
         y = self.net(x.transpose(0, 1)).transpose(0, 1)
         return y[..., 0] if y.shape[-1] == 1 else y
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #8c0a5243
+# %% ../../nbs/theory/6_nest_dirac.ipynb #8e590be4
 def slope_kernel(discriminator: nn.Module, games: int, dimension: int) -> Tensor:
-    "K (S,): the rate at which a unit of push on ∇D(0) moves ∇D(0) itself, mean over directions; 1 for `LinearDiscriminator`."
+    """K (S,): the rate at which a unit of push on ∇D(0) moves ∇D(0) itself, mean over directions;
+    1 for `LinearDiscriminator`."""
     parameters = list(discriminator.parameters())
-    x = torch.zeros(1, games, dimension, requires_grad=True, device=parameters[0].device, dtype=parameters[0].dtype)
+    like = parameters[0]
+    x = torch.zeros(1, games, dimension, requires_grad=True, device=like.device, dtype=like.dtype)
     slope, = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
-    rows = [torch.autograd.grad(s.sum(), parameters, retain_graph=True, allow_unused=True) for s in slope[0].unbind(1)]
-    return sum(g.flatten(1).square().sum(1) for row in rows for g in row if g is not None)/dimension
+    rows = [torch.autograd.grad(s.sum(), parameters, retain_graph=True, allow_unused=True)
+            for s in slope[0].unbind(1)]
+    squares = [g.flatten(1).square().sum(1) for row in rows for g in row if g is not None]
+    return sum(squares)/dimension
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #e8e41134
-def location_radii(reading: str, weights: Sequence[float], spread: Tensor, discriminator: nn.Module, rate: float, discriminator_rate: float,
-                   nests: int, batch: int = 64, fit_rate: float = 0.7, dimension: int = 2, seed: int = 0) -> Tensor:
-    "|θ| (nests+1, S) of S location GANs on data of deviation `spread` (S,), started 0.1 per axis away; `rate` is the generator's, or η of `flow`, whose fit is four steps of `fit_rate` over a pool of four batches."
+# %% ../../nbs/theory/6_nest_dirac.ipynb #04667778
+def location_radii(reading: str, weights: Sequence[float], spread: Tensor,
+                   discriminator: nn.Module, rate: float, discriminator_rate: float, nests: int,
+                   batch: int = 64, fit_rate: float = 0.7, dimension: int = 2,
+                   seed: int = 0) -> Tensor:
+    """|θ| (nests+1, S) of S location GANs on data of deviation `spread` (S,), started 0.1 per axis
+    away; `rate` is the generator's, or η of `flow`, whose fit is four steps of `fit_rate` over a
+    pool of four batches."""
     device, games = spread.device, len(spread)
     stream = rng(seed, "location", device=device)
     def normal(n): return torch.randn(n, games, dimension, generator=stream, device=device)
+    def real(n): return spread[:, None]*normal(n)
     generator = LocationGenerator(0.1*normal(1)[0], spread)
-    game = Game(discriminator, torch.optim.SGD(discriminator.parameters(), discriminator_rate), lambda n: spread[:, None]*normal(n))
-    optimizer = torch.optim.SGD(generator.parameters(), fit_rate if reading == "flow" else rate)
-    nest = Nest(generator, optimizer, normal, weights, reading, batch=batch, pool=4*batch, eta=rate, epochs=1, rng=rng(seed, "order"))
-    return torch.stack(list(play(nest, game, nests, lambda: generator.theta.detach().norm(dim=1))))
+    optimizer_d = torch.optim.SGD(discriminator.parameters(), discriminator_rate)
+    game = Game(discriminator, optimizer_d, real)
+    optimizer_g = torch.optim.SGD(generator.parameters(), fit_rate if reading == "flow" else rate)
+    nest = Nest(generator, optimizer_g, normal, weights, reading, batch=batch, pool=4*batch,
+                eta=rate, epochs=1, rng=rng(seed, "order"))
+    def look(): return generator.theta.detach().norm(dim=1)
+    return torch.stack(list(play(nest, game, nests, look)))
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #425465a6
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr, betas=(0.0, 0.99))}
+# %% ../../nbs/theory/6_nest_dirac.ipynb #9c7a0297
+OPTIMIZERS = {"sgd": torch.optim.SGD,
+              "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr, betas=(0.0, 0.99))}
 
 @dataclass(frozen=True)
 class Branch:
@@ -266,22 +337,31 @@ class Branch:
     eta: float = 0.5                  # step size of `flow`
     passes: int = 2                   # of its regression over a pool of four batches
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #a3a6205d
-def ring_samples(generator: nn.Module, discriminator: nn.Module, branch: Branch, mixture: Mixture, games: int, latent: int, nests: int,
-                 batch: int = 64, points: int = 400, seed: int = 0, device="cpu") -> Iterator[Tensor]:
-    "Train the pair (in place) on `mixture`; yield G(z) (points, S, d) for the same z before and after each nest."
-    stream, make = rng(seed, "ring", device=device), OPTIMIZERS[check_choice("optimizer", branch.optimizer, OPTIMIZERS)]
-    z = torch.randn(points, games, latent, generator=rng(seed, "fixed latents", device=device), device=device)
-    game = Game(discriminator, make(discriminator.parameters(), lr=branch.rate), lambda n: mixture.sample(n*games, stream).unflatten(0, (n, games)), gamma=branch.gamma)
-    nest = Nest(generator, make(generator.parameters(), lr=branch.generator_rate or branch.rate), lambda n: torch.randn(n, games, latent, generator=stream, device=device),
-                branch.weights, branch.reading, batch=batch, pool=4*batch, eta=branch.eta, epochs=branch.passes, rng=rng(seed, "order"))
+# %% ../../nbs/theory/6_nest_dirac.ipynb #bb6d28ba
+def ring_samples(generator: nn.Module, discriminator: nn.Module, branch: Branch, mixture: Mixture,
+                 games: int, latent: int, nests: int, batch: int = 64, points: int = 400,
+                 seed: int = 0, device="cpu") -> Iterator[Tensor]:
+    """Train the pair (in place) on `mixture`; yield G(z) (points, S, d) for the same z before and
+    after each nest."""
+    stream = rng(seed, "ring", device=device)
+    make = OPTIMIZERS[check_choice("optimizer", branch.optimizer, OPTIMIZERS)]
+    fixed = rng(seed, "fixed latents", device=device)
+    z = torch.randn(points, games, latent, generator=fixed, device=device)
+    def real(n): return mixture.sample(n*games, stream).unflatten(0, (n, games))
+    def latents(n): return torch.randn(n, games, latent, generator=stream, device=device)
+    optimizer_d = make(discriminator.parameters(), lr=branch.rate)
+    game = Game(discriminator, optimizer_d, real, gamma=branch.gamma)
+    optimizer_g = make(generator.parameters(), lr=branch.generator_rate or branch.rate)
+    nest = Nest(generator, optimizer_g, latents, branch.weights, branch.reading, batch=batch,
+                pool=4*batch, eta=branch.eta, epochs=branch.passes, rng=rng(seed, "order"))
     def look():
         with torch.no_grad(): return generator(z)
     return play(nest, game, nests, look)
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #b97f54f3
+# %% ../../nbs/theory/6_nest_dirac.ipynb #8cfd839c
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    "2E|x - y| - E|x - x'| - E|y - y'| between S pairs of clouds (n, S, d) and (m, S, d), without bias: (S,), about 0 for equal laws."
+    """2E|x - y| - E|x - x'| - E|y - y'| between S pairs of clouds (n, S, d) and (m, S, d), without
+    bias: (S,), about 0 for equal laws."""
     x, y = x.transpose(0, 1).double(), y.transpose(0, 1).double()
     def within(z): return torch.cdist(z, z).sum((1, 2))/(z.shape[1]*(z.shape[1] - 1))
     return 2*torch.cdist(x, y).mean((1, 2)) - within(x) - within(y)

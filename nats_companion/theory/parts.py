@@ -24,18 +24,23 @@ from .. import losses, metrics, networks, regularisers
 from ..core import check_count, check_positive, rng, seeded
 from ..training import Config, Trainer
 
-# %% ../../nbs/theory/8_parts.ipynb #d670746f
+# %% ../../nbs/theory/8_parts.ipynb #190943ec
 class Quadratic(nn.Module):
-    "D(x) = x.Hx/2 + b.x for symmetric H (d, d) and b (d,): x (B, d) -> (B,); its gradient is Hx + b. `Quadratic(b)` is linear."
+    """D(x) = x.Hx/2 + b.x for symmetric H (d, d) and b (d,): x (B, d) -> (B,); its gradient is
+    Hx + b. `Quadratic(b)` is linear."""
     def __init__(self, b: Tensor, H: Tensor | None = None):
         super().__init__()
-        self.b, self.H = nn.Parameter(b.detach().clone()), nn.Parameter(torch.zeros(len(b), len(b)).to(b) if H is None else H.detach().clone())
-        if self.H.shape != (len(b), len(b)): raise ValueError(f"H has shape {tuple(self.H.shape)}; give (d, d) with d = {len(b)}, the length of b.")
+        if H is None: H = torch.zeros(len(b), len(b)).to(b)
+        self.b, self.H = nn.Parameter(b.detach().clone()), nn.Parameter(H.detach().clone())
+        if self.H.shape != (len(b), len(b)):
+            raise ValueError(f"H has shape {tuple(self.H.shape)}; "
+                             f"give (d, d) with d = {len(b)}, the length of b.")
 
     def forward(self, x: Tensor) -> Tensor: return x @ self.b + (x @ self.H * x).sum(1) / 2
 
-# %% ../../nbs/theory/8_parts.ipynb #1d94bc4b
-def penalty_gradient(regulariser: regularisers.Regulariser, a: Tensor, generator: torch.Generator) -> Tensor:
+# %% ../../nbs/theory/8_parts.ipynb #fb09ab54
+def penalty_gradient(regulariser: regularisers.Regulariser, a: Tensor,
+                     generator: torch.Generator) -> Tensor:
     "d penalty / da (d,) for D(x) = a.x with a (d,) float64, on random samples: they do not matter."
     real, fake = torch.randn(2, 8, len(a), dtype=a.dtype, generator=generator).unbind()
     D = Quadratic(a)
@@ -49,7 +54,7 @@ def penalised(make: Callable, exact: Callable[[Tensor], Tensor], strength: float
     "A known case: (a, generator) -> (computed, exact) of the penalty `make(strength)`."
     return lambda a, generator: (penalty_gradient(make(strength), a, generator), exact(a))
 
-# %% ../../nbs/theory/8_parts.ipynb #dab194df
+# %% ../../nbs/theory/8_parts.ipynb #1ba07b65
 def clipped(a: Tensor, generator: torch.Generator, bound: float = 0.3) -> tuple[Tensor, Tensor]:
     "A known case: the weight a (d,) of a linear D after clipping, computed and exact."
     D = Quadratic(a)
@@ -57,11 +62,12 @@ def clipped(a: Tensor, generator: torch.Generator, bound: float = 0.3) -> tuple[
     return D.b.detach(), a.sign()*a.abs().minimum(torch.full_like(a, bound))
 
 def normalised(a: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    "A known case: the gradient (d,) of a spectrally normalised linear layer of weight a (d,), computed and exact."
+    """A known case: the gradient (d,) of a spectrally normalised linear layer of weight a (d,),
+    computed and exact."""
     layer = nn.Linear(len(a), 1, bias=False).to(a)
     layer.weight.data = a[None].clone()
     layer = networks.normalise_spectrum(layer)
-    for _ in range(5): layer(a[None])                                   # let the power iteration settle
+    for _ in range(5): layer(a[None])  # let the power iteration settle
     return gradient_at(layer.eval(), a), a/a.norm()
 
 def gradient_at(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -69,53 +75,72 @@ def gradient_at(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     x = x[None].clone().requires_grad_()
     return torch.autograd.grad(function(x).sum(), x)[0][0]
 
-# %% ../../nbs/theory/8_parts.ipynb #a608ae40
-def damped(a: Tensor, generator: torch.Generator, std: float = 0.5, n: int = 60_000) -> tuple[Tensor, Tensor]:
-    "A known case: the gradient (d,) of the wave sin(a.x) seen through instance noise, a mean over n draws, and exact."
+# %% ../../nbs/theory/8_parts.ipynb #52053f42
+def damped(a: Tensor, generator: torch.Generator, std: float = 0.5,
+           n: int = 60_000) -> tuple[Tensor, Tensor]:
+    """A known case: the gradient (d,) of the wave sin(a.x) seen through instance noise, a mean over
+    n draws, and exact."""
     x, noise = a/(2*a.norm()), regularisers.instance_noise(std)
     seen = lambda x: noise.inputs(x.expand(n, -1), generator)
-    return gradient_at(lambda x: (seen(x) @ a).sin().mean(), x), math.exp(-std**2*a.square().sum().item()/2)*(x @ a).cos()*a
+    computed = gradient_at(lambda x: (seen(x) @ a).sin().mean(), x)
+    return computed, math.exp(-std**2*a.square().sum().item()/2)*(x @ a).cos()*a
 
-# %% ../../nbs/theory/8_parts.ipynb #dccc1159
+# %% ../../nbs/theory/8_parts.ipynb #c4b7da7b
 def paired(a: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "A known case: the gradient (d,) by x of the relation a.x + b.anchor, computed and exact."
-    R = networks.RelationDiscriminator(a.shape, nn.Identity(), nn.Linear(2*len(a), 1, bias=False).to(a))
+    relate = nn.Linear(2*len(a), 1, bias=False).to(a)
+    R = networks.RelationDiscriminator(a.shape, nn.Identity(), relate)
     R.relate.weight.data[0, :len(a)] = a
-    D = networks.Anchored(R, lambda n: torch.randn(n, len(a), dtype=a.dtype, generator=generator))
+    def anchors(n): return torch.randn(n, len(a), dtype=a.dtype, generator=generator)
+    D = networks.Anchored(R, anchors)
     return gradient_at(D, torch.zeros_like(a)), a
 
 def tripled(a: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    "A known case: the generator's triplet loss for D(x) = a.x and a real logit of 0, its gradients (2d,) at logits 0 and 2, computed and exact."
+    """A known case: the generator's triplet loss for D(x) = a.x and a real logit of 0, its
+    gradients (2d,) at logits 0 and 2, computed and exact."""
     D, loss = Quadratic(a), losses.LOSSES["triplet"]
     at = lambda x: gradient_at(lambda x: loss.generator(torch.zeros(1).to(a), D(x)), x)
-    return torch.cat([at(0*a), at(2*a/a.square().sum())]), torch.cat([-a, 0*a])  # full pull below the margin of 1, none above it
+    computed = torch.cat([at(0*a), at(2*a/a.square().sum())])
+    return computed, torch.cat([-a, 0*a])  # full pull below the margin of 1, none above it
 
-# %% ../../nbs/theory/8_parts.ipynb #ae193c8a
+# %% ../../nbs/theory/8_parts.ipynb #f5940c79
 class LinearMap(nn.Module):
     "z (B, k) -> (B, d) by a matrix A (d, k)."
-    def __init__(self, A: Tensor): super().__init__(); self.A = nn.Parameter(A.detach().clone())
+    def __init__(self, A: Tensor):
+        super().__init__()
+        self.A = nn.Parameter(A.detach().clone())
+
     def forward(self, z: Tensor) -> Tensor: return z @ self.A.T
 
-def linear_entropy(A: Tensor, W: Tensor, variance: Tensor, noise: float, generator: torch.Generator, **options) -> regularisers.EntropyBound:
-    "The library's bound for x = Az + noise, with q(z|x) = N(Wx, diag(variance)); A (d, k), W (k, d), variance (k,)."
-    if W.shape != A.T.shape or variance.shape != A.shape[1:]: raise ValueError(f"A has shape {tuple(A.shape)}; give W (k, d) = {tuple(A.T.shape)} and variance (k,) = {tuple(A.shape[1:])}, not {tuple(W.shape)} and {tuple(variance.shape)}.")
-    entropy = regularisers.EntropyBound(LinearMap(A), A.shape[:1], A.shape[1], rng=generator, noise=noise, **options)
+def linear_entropy(A: Tensor, W: Tensor, variance: Tensor, noise: float,
+                   generator: torch.Generator, **options) -> regularisers.EntropyBound:
+    """The library's bound for x = Az + noise, with q(z|x) = N(Wx, diag(variance)); A (d, k),
+    W (k, d), variance (k,)."""
+    if W.shape != A.T.shape or variance.shape != A.shape[1:]:
+        raise ValueError(f"A has shape {tuple(A.shape)}; give W (k, d) = {tuple(A.T.shape)} and "
+                         f"variance (k,) = {tuple(A.shape[1:])}, "
+                         f"not {tuple(W.shape)} and {tuple(variance.shape)}.")
+    entropy = regularisers.EntropyBound(LinearMap(A), A.shape[:1], A.shape[1], rng=generator,
+                                        noise=noise, **options)
     entropy.posterior = regularisers.Posterior(LinearMap(W), A.shape[1]).to(A)
     entropy.posterior.log_std.data = variance.log()/2
     entropy.optimizer = torch.optim.SGD(entropy.posterior.parameters(), 1e-12)
     return entropy
 
+# %% ../../nbs/theory/8_parts.ipynb #34b7cbd5
 def spread(a: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    "A known case: what the entropy bound adds to the gradient (d,) of the generator z -> az, a mean over 60,000 latents, and exact (R.1)."
+    """A known case: what the entropy bound adds to the gradient (d,) of the generator z -> az, a
+    mean over 60,000 latents, and exact (R.1)."""
     A, W = a[:, None], 0.5*a[None]/a.square().sum()
     entropy = linear_entropy(A, W, torch.ones(1).to(a), 0.1, generator, weight=1.0, batch=60_000)
     entropy.before_step()
     return entropy.generator.A.grad[:, 0], -(W.T @ (1 - W @ A))[:, 0]
 
-# %% ../../nbs/theory/8_parts.ipynb #c19178ea
+# %% ../../nbs/theory/8_parts.ipynb #58bcaf62
 @dataclass(frozen=True)
 class Part:
-    "A named part: its purpose, the fields of `Config` that ask for it, and a case with a known gradient, in words and as (a, generator) -> (computed, exact)."
+    """A named part: its purpose, the fields of `Config` that ask for it, and a case with a known
+    gradient, in words and as (a, generator) -> (computed, exact)."""
     purpose: str
     options: dict
     case: str
@@ -123,148 +148,214 @@ class Part:
 
 def asked(name: str, strength: float) -> dict: return dict(regulariser=name, strength=strength)
 
+# %% ../../nbs/theory/8_parts.ipynb #49ec4800
 LINEAR = "linear D: 2λ(‖a‖ − {}) a/‖a‖"
 PARTS = {
-    "R1": Part("0-centred, flat at the data: local convergence", asked("r1", 1.0), "linear D: γa", penalised(regularisers.r1, lambda a: 3*a)),  # (C.5)
-    "R2": Part("0-centred, flat at the generated samples: likewise", asked("r2", 1.0), "linear D: γa", penalised(regularisers.r2, lambda a: 3*a)),  # (C.5)
-    "ε-centred": Part("slope near ε between samples and data (Li-CFG)", asked("centred", 1.0), LINEAR.format("ε"), penalised(regularisers.centred, towards(0.1, 3.0))),
-    "WGAN-GP": Part("slope 1 between samples and data: WGAN's constraint", asked("wgan-gp", 1.0), LINEAR.format("1"), penalised(regularisers.wgan_gp, towards(1.0, 3.0))),
-    "DRAGAN": Part("slope 1 around the data alone", asked("dragan", 1.0), LINEAR.format("1"), penalised(regularisers.dragan, towards(1.0, 3.0))),
-    "clipping": Part("bounded weights: a crude bound on the slope", asked("clip", 0.1), "a cut to [−b, b]", clipped)}
+    "R1": Part("0-centred, flat at the data: local convergence", asked("r1", 1.0),
+               "linear D: γa", penalised(regularisers.r1, lambda a: 3*a)),  # (C.5)
+    "R2": Part("0-centred, flat at the generated samples: likewise", asked("r2", 1.0),
+               "linear D: γa", penalised(regularisers.r2, lambda a: 3*a)),  # (C.5)
+    "ε-centred": Part("slope near ε between samples and data (Li-CFG)", asked("centred", 1.0),
+                      LINEAR.format("ε"), penalised(regularisers.centred, towards(0.1, 3.0))),
+    "WGAN-GP": Part("slope 1 between samples and data: WGAN's constraint", asked("wgan-gp", 1.0),
+                    LINEAR.format("1"), penalised(regularisers.wgan_gp, towards(1.0, 3.0))),
+    "DRAGAN": Part("slope 1 around the data alone", asked("dragan", 1.0),
+                   LINEAR.format("1"), penalised(regularisers.dragan, towards(1.0, 3.0))),
+    "clipping": Part("bounded weights: a crude bound on the slope", asked("clip", 0.1),
+                     "a cut to [−b, b]", clipped)}
 
-# %% ../../nbs/theory/8_parts.ipynb #8e6a9c08
+# %% ../../nbs/theory/8_parts.ipynb #70b6323b
 PARTS |= {
-    "spectral norm": Part("slope at most 1 by construction", dict(spectral_norm=True), "linear layer: a/‖a‖", normalised),
-    "instance noise": Part("real and generated samples overlap", asked("instance-noise", 0.1), "wave sin(a·x): damped by exp(−σ²‖a‖²/2)", damped),
-    "relation": Part("asks whether a pair is of one kind", dict(relation=True), "linear relation: ∇ₓR = a", paired),
-    "triplet": Part("no pull beyond a margin to the real pair", dict(relation=True, loss="triplet"), "linear D: −a below the margin, 0 above", tripled),
-    "entropy": Part("latents legible from samples: against collapse", dict(entropy=0.1), "linear G: −Wᵀ(I − WA)/s²", spread)}
+    "spectral norm": Part("slope at most 1 by construction", dict(spectral_norm=True),
+                          "linear layer: a/‖a‖", normalised),
+    "instance noise": Part("real and generated samples overlap", asked("instance-noise", 0.1),
+                           "wave sin(a·x): damped by exp(−σ²‖a‖²/2)", damped),
+    "relation": Part("asks whether a pair is of one kind", dict(relation=True),
+                     "linear relation: ∇ₓR = a", paired),
+    "triplet": Part("no pull beyond a margin to the real pair",
+                    dict(relation=True, loss="triplet"),
+                    "linear D: −a below the margin, 0 above", tripled),
+    "entropy": Part("latents legible from samples: against collapse", dict(entropy=0.1),
+                    "linear G: −Wᵀ(I − WA)/s²", spread)}
 
-# %% ../../nbs/theory/8_parts.ipynb #1d4b52fc
+# %% ../../nbs/theory/8_parts.ipynb #eba60313
 def wasserstein_slope(distance: float, weight: float, centre: float) -> float:
-    "The slope of a linear discriminator that minimises the WGAN loss between means `distance` apart plus weight (|slope| - centre)^2 (R.2)."
-    check_positive("distance", distance, zero=True); check_positive("weight", weight); check_positive("centre", centre, zero=True)
+    """The slope of a linear discriminator that minimises the WGAN loss between means `distance`
+    apart plus weight (|slope| - centre)^2 (R.2)."""
+    check_positive("distance", distance, zero=True); check_positive("weight", weight)
+    check_positive("centre", centre, zero=True)
     return centre + distance/(2*weight)  # (R.2)
 
 def gaussian_points(mean: float, std: float, n: int = 1000) -> Tensor:
     "(n, 1) float64: equally likely points of N(mean, std^2), the middles of its n quantiles."
     check_positive("std", std); check_count("n", n)
-    return mean + std*torch.special.ndtri((torch.arange(n, dtype=torch.float64)[:, None] + 0.5)/n)
+    middles = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5)/n
+    return mean + std*torch.special.ndtri(middles)
 
-def equilibrium_slope(loss: losses.GANLoss, regulariser: regularisers.Regulariser, real: Tensor, fake: Tensor, bound: float = 50.0) -> float:
-    "The slope in [0, `bound`] of D(x) = slope x that minimises the discriminator's loss plus penalty on samples (n, 1)."
+# %% ../../nbs/theory/8_parts.ipynb #b54c5c38
+def equilibrium_slope(loss: losses.GANLoss, regulariser: regularisers.Regulariser, real: Tensor,
+                      fake: Tensor, bound: float = 50.0) -> float:
+    """The slope in [0, `bound`] of D(x) = slope x that minimises the discriminator's loss plus
+    penalty on samples (n, 1)."""
     from scipy.optimize import minimize_scalar
     def objective(slope: float) -> float:
         D = Quadratic(real.new_tensor([slope]))
-        return (loss.discriminator(D(real), D(fake)) + regulariser.penalty(D, real, fake, rng(0))).item()
-    return minimize_scalar(objective, bounds=(0, check_positive("bound", bound)), method="bounded", options=dict(xatol=1e-10)).x
+        value = loss.discriminator(D(real), D(fake))
+        return (value + regulariser.penalty(D, real, fake, rng(0))).item()
+    bounds = (0, check_positive("bound", bound))
+    return minimize_scalar(objective, bounds=bounds, method="bounded", options=dict(xatol=1e-10)).x
 
-# %% ../../nbs/theory/8_parts.ipynb #19f7a040
+# %% ../../nbs/theory/8_parts.ipynb #85724d1e
 def centred_choice(loss: Tensor, norm: Tensor, square: Tensor, weight: float, centre: float) -> int:
-    "Which of K discriminators minimises loss (K,) + weight E(||grad D|| - centre)^2, from the means of the norm (K,) and of its square (K,)."
+    """Which of K discriminators minimises loss (K,) + weight E(||grad D|| - centre)^2, from the
+    means of the norm (K,) and of its square (K,)."""
     check_positive("weight", weight); check_positive("centre", centre, zero=True)
     return (loss + weight*(square - 2*centre*norm + centre**2)).argmin().item()
 
-def tabulate(discriminators: Tensor, real: Tensor, fake: Tensor, points: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    "For D(x) = ux + vx^2/2 with (u, v) rows of (K, 2): every loss of the library (K,), and the means of |D'| and D'^2 at `points`; samples are (n, 1)."
-    logits = lambda x: discriminators[:, :1]*x.T + discriminators[:, 1:]*x.T**2/2  # (K, n)
-    slopes = (discriminators[:, :1] + discriminators[:, 1:]*points.T).abs()        # (K, n)
-    values = {name: torch.stack([loss.discriminator(r, f) for r, f in zip(logits(real), logits(fake))]) for name, loss in losses.LOSSES.items()}
+def tabulate(discriminators: Tensor, real: Tensor, fake: Tensor,
+             points: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """For D(x) = ux + vx^2/2 with (u, v) rows of (K, 2): every loss of the library (K,), and the
+    means of |D'| and D'^2 at `points`; samples are (n, 1)."""
+    u, v = discriminators[:, :1], discriminators[:, 1:]
+    logits = lambda x: u*x.T + v*x.T**2/2  # (K, n)
+    slopes = (u + v*points.T).abs()        # (K, n)
+    pairs = list(zip(logits(real), logits(fake)))
+    values = {name: torch.stack([loss.discriminator(r, f) for r, f in pairs])
+              for name, loss in losses.LOSSES.items()}
     return values, slopes.mean(1), slopes.square().mean(1)
 
-# %% ../../nbs/theory/8_parts.ipynb #0d7dd325
+# %% ../../nbs/theory/8_parts.ipynb #301bab32
 class Cliff(nn.Module):
     "D(x) = -height relu(-x), or height relu(x) where `rising`: x (B, 1) -> (B,)."
     def __init__(self, height: float, rising: bool = False):
         super().__init__()
-        self.height, self.sign = nn.Parameter(torch.tensor(float(height), dtype=torch.float64)), 1 if rising else -1
+        self.height = nn.Parameter(torch.tensor(float(height), dtype=torch.float64))
+        self.sign = 1 if rising else -1
 
-    def forward(self, x: Tensor) -> Tensor: return self.sign*self.height*torch.relu(self.sign*x[:, 0])
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sign*self.height*torch.relu(self.sign*x[:, 0])
 
-def runs_away(regulariser: regularisers.Regulariser, rising: bool, generator: torch.Generator) -> bool:
-    "Whether WGAN's loss plus the penalty still falls from a cliff of height 1,000 to one of 10,000, for data around +3 and samples around -3."
+def runs_away(regulariser: regularisers.Regulariser, rising: bool,
+              generator: torch.Generator) -> bool:
+    """Whether WGAN's loss plus the penalty still falls from a cliff of height 1,000 to one of
+    10,000, for data around +3 and samples around -3."""
     real, fake = gaussian_points(3, 0.1, 50), gaussian_points(-3, 0.1, 50)
     def objective(height: float) -> float:
         D = Cliff(height, rising)
-        return (losses.LOSSES["wgan"].discriminator(D(real), D(fake)) + regulariser.penalty(D, real, fake, generator)).item()
+        value = losses.LOSSES["wgan"].discriminator(D(real), D(fake))
+        return (value + regulariser.penalty(D, real, fake, generator)).item()
     return objective(1e4) < objective(1e3)
 
-# %% ../../nbs/theory/8_parts.ipynb #212ffb0d
-def train_discriminator(regulariser: regularisers.Regulariser, sample: Callable[[int, torch.Generator], tuple[Tensor, Tensor]], steps: int, seed: int,
-                        spectral_norm: bool = False, loss: str = "gan", width: int = 32, rate: float = 5e-3, batch: int = 64) -> nn.Module:
-    "An MLP trained for `steps` to tell apart the real and the generated batch (n, d) that `sample(n, generator)` draws."
+# %% ../../nbs/theory/8_parts.ipynb #c232b7cd
+def train_discriminator(
+    regulariser: regularisers.Regulariser,
+    sample: Callable[[int, torch.Generator], tuple[Tensor, Tensor]], steps: int, seed: int,
+    spectral_norm: bool = False, loss: str = "gan",
+    width: int = 32, rate: float = 5e-3, batch: int = 64,
+) -> nn.Module:
+    """An MLP trained for `steps` to tell apart the real and the generated batch (n, d) that
+    `sample(n, generator)` draws."""
     chance, shape = rng(seed, "batches"), sample(1, rng(seed))[0].shape[1:]
-    with seeded(seed, "init"): D = networks.build("mlp", shape, width=width, depth=2, spectral_norm=spectral_norm)[1]
+    with seeded(seed, "init"):
+        D = networks.build("mlp", shape, width=width, depth=2, spectral_norm=spectral_norm)[1]
     optimizer = torch.optim.Adam(D.parameters(), rate, betas=(0.5, 0.99))
     for _ in range(check_count("steps", steps)):
         real, fake = (regulariser.inputs(x, chance) for x in sample(batch, chance))
         optimizer.zero_grad(set_to_none=True)
-        (losses.LOSSES[loss].discriminator(D(real), D(fake)) + regulariser.penalty(D, real, fake, chance)).backward()
+        value = losses.LOSSES[loss].discriminator(D(real), D(fake))
+        (value + regulariser.penalty(D, real, fake, chance)).backward()
         optimizer.step()
         regulariser.after_step(D)
     return D.eval()
 
-# %% ../../nbs/theory/8_parts.ipynb #2df0eb45
+# %% ../../nbs/theory/8_parts.ipynb #16f47224
 def gaussian_pair(means: tuple[float, float], stds: tuple[float, float], d: int = 2) -> Callable:
-    "(n, generator) -> a real and a generated batch (n, d): isotropic Gaussians, their means on the first axis."
+    """(n, generator) -> a real and a generated batch (n, d): isotropic Gaussians, their means on
+    the first axis."""
     for std in stds: check_positive("std", std)
     axis = torch.eye(d)[0]
-    return lambda n, generator: tuple(m*axis + s*torch.randn(n, d, generator=generator) for m, s in zip(means, stds))
+    def sample(n, generator):
+        return tuple(m*axis + s*torch.randn(n, d, generator=generator) for m, s in zip(means, stds))
+    return sample
 
-# %% ../../nbs/theory/8_parts.ipynb #56e0b585
+# %% ../../nbs/theory/8_parts.ipynb #582db47c
 def moved_map(A: Tensor, H: Tensor, eta: float) -> Tensor:
-    "The Jacobian (d, k) of the generator Az + b after one CFG step with a discriminator of Hessian H (d, d) (R.4)."
-    if A.ndim != 2 or H.shape != (len(A), len(A)): raise ValueError(f"A has shape {tuple(A.shape)} and H {tuple(H.shape)}; give A (d, k) and H (d, d).")
+    """The Jacobian (d, k) of the generator Az + b after one CFG step with a discriminator of
+    Hessian H (d, d) (R.4)."""
+    if A.ndim != 2 or H.shape != (len(A), len(A)):
+        raise ValueError(f"A has shape {tuple(A.shape)} and H {tuple(H.shape)}; "
+                         "give A (d, k) and H (d, d).")
     return A + check_positive("eta", eta, zero=True)*H @ A  # (R.4)
 
 def latent_radius(jacobian: Tensor, delta: float) -> float:
-    "The radius of the ball of latents whose samples lie within `delta` of its centre's, for an affine generator with this Jacobian (d, k) (R.4)."
+    """The radius of the ball of latents whose samples lie within `delta` of its centre's, for an
+    affine generator with this Jacobian (d, k) (R.4)."""
     return check_positive("delta", delta)/torch.linalg.matrix_norm(jacobian, 2).item()  # (R.4)
 
-# %% ../../nbs/theory/8_parts.ipynb #ad597587
+# %% ../../nbs/theory/8_parts.ipynb #86a18200
 def radius_trend(A: Tensor, H: Tensor, eta: float) -> float:
-    "d sigma_max / ds at s = 0 of (I + s eta H) A: positive where a steeper discriminator shrinks the latent radius (R.5)."
-    moved_map(A, H, eta)                                                # checks the shapes
+    """d sigma_max / ds at s = 0 of (I + s eta H) A: positive where a steeper discriminator shrinks
+    the latent radius (R.5)."""
+    moved_map(A, H, eta)  # checks the shapes
     u, singular, _ = torch.linalg.svd(A, full_matrices=False)
-    return (eta*singular[0]*(u[:, 0] @ H @ u[:, 0])).item()             # (R.5)
+    return (eta*singular[0]*(u[:, 0] @ H @ u[:, 0])).item()  # (R.5)
 
-# %% ../../nbs/theory/8_parts.ipynb #99e09a40
+# %% ../../nbs/theory/8_parts.ipynb #180d5ac1
 def centred_scale(gain: float, first: float, second: float, weight: float, centre: float) -> float:
-    "The factor s of D = s D_0 that minimises -s gain + weight E(s|grad D_0| - centre)^2, from the moments of |grad D_0| (R.6)."
-    check_positive("second", second); check_positive("weight", weight); check_positive("centre", centre, zero=True)
+    """The factor s of D = s D_0 that minimises -s gain + weight E(s|grad D_0| - centre)^2, from the
+    moments of |grad D_0| (R.6)."""
+    check_positive("second", second); check_positive("weight", weight)
+    check_positive("centre", centre, zero=True)
     return (gain + 2*weight*centre*first)/(2*weight*second)  # (R.6)
 
-def radius_after(std: float, centre: float, weight: float, eta: float, delta: float, shift: float = 0.0) -> float:
-    """Latent radius of the 1-D generator x = std z after a step with the centred WGAN discriminator against data N(shift, 1).
+def radius_after(std: float, centre: float, weight: float, eta: float, delta: float,
+                 shift: float = 0.0) -> float:
+    """Latent radius of the 1-D generator x = std z after a step with the centred WGAN discriminator
+    against data N(shift, 1).
 
-    D_0 is x^2/2 towards wider data, -x^2/2 towards narrower data, and x for a `shift` with std 1; the penalty is taken at generated samples."""
+    D_0 is x^2/2 towards wider data, -x^2/2 towards narrower data, and x for a `shift` with std 1;
+    the penalty is taken at generated samples."""
     if shift: H, gain, first, second = 0.0, shift, 1.0, 1.0
-    else: H, gain, first, second = math.copysign(1, 1 - std), abs(1 - std**2)/2, std*math.sqrt(2/math.pi), std**2
+    else:
+        H, gain = math.copysign(1, 1 - std), abs(1 - std**2)/2
+        first, second = std*math.sqrt(2/math.pi), std**2
     scale = centred_scale(gain, first, second, weight, centre)
-    return latent_radius(moved_map(torch.tensor([[std]]).double(), torch.tensor([[scale*H]]).double(), eta), delta)
+    A, H = torch.tensor([[std]]).double(), torch.tensor([[scale*H]]).double()
+    return latent_radius(moved_map(A, H, eta), delta)
 
-# %% ../../nbs/theory/8_parts.ipynb #189b3ad2
+# %% ../../nbs/theory/8_parts.ipynb #7dc5d0cc
 def stretch(field: Callable[[Tensor], Tensor], x: Tensor, eta: float) -> float:
-    "The mean distance between samples of the batch x (n, d) after a step x + eta field(x), over that before it."
+    """The mean distance between samples of the batch x (n, d) after a step x + eta field(x), over
+    that before it."""
     moved = x + check_positive("eta", eta)*field(x)
-    return ((moved - moved.roll(1, 0)).norm(dim=1).mean()/(x - x.roll(1, 0)).norm(dim=1).mean()).item()
+    apart = lambda x: (x - x.roll(1, 0)).norm(dim=1).mean()
+    return (apart(moved)/apart(x)).item()
 
-# %% ../../nbs/theory/8_parts.ipynb #7c784762
+# %% ../../nbs/theory/8_parts.ipynb #3fb3e405
 def discrete_bound(prior: Tensor, image: Tensor, q: Tensor) -> float:
-    "H(z) + E ln q(z|x) in nats for z in 1..K with probabilities `prior` (K,), x = image[z] in 0..M-1, and q (M, K) with rows that sum to 1 (R.1)."
-    if (prior <= 0).any() or abs(prior.sum().item() - 1) > 1e-9: raise ValueError(f"prior={prior.tolist()} is not allowed; give positive probabilities that sum to 1.")
-    if q.shape[1] != len(prior) or (q.sum(1) - 1).abs().max() > 1e-9: raise ValueError(f"q has shape {tuple(q.shape)}; give one row of {len(prior)} probabilities for each x, each summing to 1.")
-    return (prior*(q[image, torch.arange(len(prior))].log() - prior.log())).sum().item()  # (R.1)
+    """H(z) + E ln q(z|x) in nats for z in 1..K with probabilities `prior` (K,), x = image[z] in
+    0..M-1, and q (M, K) with rows that sum to 1 (R.1)."""
+    if (prior <= 0).any() or abs(prior.sum().item() - 1) > 1e-9:
+        raise ValueError(f"prior={prior.tolist()} is not allowed; "
+                         "give positive probabilities that sum to 1.")
+    if q.shape[1] != len(prior) or (q.sum(1) - 1).abs().max() > 1e-9:
+        raise ValueError(f"q has shape {tuple(q.shape)}; give one row of {len(prior)} "
+                         "probabilities for each x, each summing to 1.")
+    guessed = q[image, torch.arange(len(prior))]
+    return (prior*(guessed.log() - prior.log())).sum().item()  # (R.1)
 
-# %% ../../nbs/theory/8_parts.ipynb #f2d3a52b
+# %% ../../nbs/theory/8_parts.ipynb #23788faa
 def linear_gaussian_bound(A: Tensor, W: Tensor, variance: Tensor, noise: float) -> float:
-    "H(z) + E ln q(z|x) in nats for x = Az + noise and q = N(Wx, diag(variance)): A (d, k), W (k, d), variance (k,) (R.7)."
-    if (variance <= 0).any(): raise ValueError(f"variance={variance.tolist()} is not allowed; give numbers > 0.")
+    """H(z) + E ln q(z|x) in nats for x = Az + noise and q = N(Wx, diag(variance)): A (d, k),
+    W (k, d), variance (k,) (R.7)."""
+    if (variance <= 0).any():
+        raise ValueError(f"variance={variance.tolist()} is not allowed; give numbers > 0.")
     miss = (torch.eye(A.shape[1]).to(A) - W @ A).square().sum(1) + noise**2*W.square().sum(1)
     return ((1 - variance.log() - miss/variance)/2).sum().item()  # (R.7)
 
 def linear_posterior(A: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    "(W, variance) of the best q of that form for x = Az + noise: the posterior's mean, and its variances."
+    """(W, variance) of the best q of that form for x = Az + noise: the posterior's mean, and its
+    variances."""
     check_positive("noise", noise)
     covariance = torch.linalg.inv(torch.eye(A.shape[1]).to(A) + A.T @ A/noise**2)
     return covariance @ A.T/noise**2, covariance.diagonal()
@@ -273,28 +364,37 @@ def gaussian_entropy(covariance: Tensor) -> float:
     "H of N(0, covariance) in nats, for (d, d)."
     return (torch.logdet(covariance) + len(covariance)*math.log(2*math.pi*math.e)).item()/2
 
-# %% ../../nbs/theory/8_parts.ipynb #885d813b
+# %% ../../nbs/theory/8_parts.ipynb #b1fe7c27
 def widened_variance(weight: float, noise: float) -> float:
-    "The variance v of the generator N(0, v) that minimises KL to N(0, 1) minus weight * I(z; x + noise) (R.8)."
+    """The variance v of the generator N(0, v) that minimises KL to N(0, 1) minus
+    weight * I(z; x + noise) (R.8)."""
     check_positive("weight", weight, zero=True); check_positive("noise", noise, zero=True)
     half = (1 + weight - noise**2)/2
     return half + math.sqrt(half**2 + noise**2)  # (R.8)
 
-# %% ../../nbs/theory/8_parts.ipynb #beee75e2
+# %% ../../nbs/theory/8_parts.ipynb #6d5b61ff
 SCHEMES = {"CTS": dict(nest=1, reading="sequential", schedule="constant")} | {
-    f"{scheme}, {reading}": dict(nest=2, reading=reading, schedule=schedule) for reading in ("flow", "accumulate", "sequential") for scheme, schedule in (("NATS", "geometric"), ("NTS", "constant"))}
-TINY = dict(dataset="ring", size=0, latent=4, width=8, depth=2, batch=8, pool=16, epochs=1, nest=2, steps=2, spectral_norm=False, evaluations=1)
+    f"{scheme}, {reading}": dict(nest=2, reading=reading, schedule=schedule)
+    for reading in ("flow", "accumulate", "sequential")
+    for scheme, schedule in (("NATS", "geometric"), ("NTS", "constant"))}
+TINY = dict(dataset="ring", size=0, latent=4, width=8, depth=2, batch=8, pool=16, epochs=1, nest=2,
+            steps=2, spectral_norm=False, evaluations=1)
 
 def attempt(config: Config, device: str = "cpu") -> dict:
-    "Train `config` to its end: whether it ran, whether every loss and weight stayed finite, and the reason if it was refused."
+    """Train `config` to its end: whether it ran, whether every loss and weight stayed finite, and
+    the reason if it was refused."""
     try: trainer = Trainer(config, device)
     except ValueError as error: return dict(ran=False, finite=False, reason=str(error))
-    numbers = [v for record in trainer for v in record[3:]] + [p.sum() for module in trainer.modules.values() for p in module.parameters()]
-    return dict(ran=True, finite=bool(torch.stack([n.detach() for n in numbers]).isfinite().all()), reason="")
+    numbers = [v for record in trainer for v in record[3:]]
+    numbers += [p.sum() for module in trainer.modules.values() for p in module.parameters()]
+    finite = torch.stack([n.detach() for n in numbers]).isfinite().all()
+    return dict(ran=True, finite=bool(finite), reason="")
 
-# %% ../../nbs/theory/8_parts.ipynb #d07f43b9
-def alternating(steps: dict[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, np.ndarray]:
-    "CPU milliseconds per call of each of `steps`, (rounds,): blocks of `repeats` calls, every round in the opposite order to the last."
+# %% ../../nbs/theory/8_parts.ipynb #babfd1f8
+def alternating(steps: dict[str, Callable[[], object]], rounds: int,
+                repeats: int) -> dict[str, np.ndarray]:
+    """CPU milliseconds per call of each of `steps`, (rounds,): blocks of `repeats` calls, every
+    round in the opposite order to the last."""
     check_count("rounds", rounds); check_count("repeats", repeats)
     times = {name: [] for name in steps}
     for turn in range(rounds):
@@ -304,41 +404,58 @@ def alternating(steps: dict[str, Callable[[], object]], rounds: int, repeats: in
             times[name].append(1e3*(time.process_time() - start)/repeats)
     return {name: np.array(values) for name, values in times.items()}
 
+# %% ../../nbs/theory/8_parts.ipynb #6002eac7
 def median_interval(values, level: float = 0.95) -> tuple[float, float, float]:
-    "(median, low, high): an interval of at least `level` for the median, from order statistics; too few values are a `ValueError`."
+    """(median, low, high): an interval of at least `level` for the median, from order statistics;
+    too few values are a `ValueError`."""
     from scipy.stats import binom
     ordered = np.sort(np.asarray(values, dtype=float))
     cut = int(binom.ppf((1 - level)/2, len(ordered), 0.5))
-    if cut < 1: raise ValueError(f"{len(ordered)} values are too few for an interval of level={level}; give more.")
+    if cut < 1:
+        raise ValueError(f"{len(ordered)} values are too few for an interval of level={level}; "
+                         "give more.")
     return float(np.median(ordered)), float(ordered[cut - 1]), float(ordered[-cut])
 
-# %% ../../nbs/theory/8_parts.ipynb #eb97dcc6
+# %% ../../nbs/theory/8_parts.ipynb #f41bc0a1
 def generator_step(trainer: Trainer) -> None:
     "One update of the trainer's generator on one batch, as the sequential reading makes it."
     nest = trainer.nest
-    trainer.generator_loss(nest.generator(nest.latents(nest.batch))).backward(inputs=nest.parameters)
+    fake = nest.generator(nest.latents(nest.batch))
+    trainer.generator_loss(fake).backward(inputs=nest.parameters)
     nest.update()
 
+# %% ../../nbs/theory/8_parts.ipynb #11ea23f4
 def step_costs(parts: dict[str, dict], rounds: int, repeats: int, **options) -> Iterator[dict]:
-    "For each part, given as fields of `Config`: median CPU milliseconds of a discriminator and a generator step, and their ratios to the part 'none' with intervals."
+    """For each part, given as fields of `Config`: median CPU milliseconds of a discriminator and a
+    generator step, and their ratios to the part 'none' with intervals."""
     trainers = {name: Trainer(Config(**options | fields)) for name, fields in parts.items()}
     fakes = {name: t.nest.fakes() for name, t in trainers.items()}
-    for t in trainers.values(): t.discriminator_step(t.nest.fakes()); generator_step(t)   # warm up
-    d = alternating({n: lambda n=n: trainers[n].discriminator_step(fakes[n]) for n in parts}, rounds, repeats)
-    g = alternating({n: lambda n=n: generator_step(trainers[n]) for n in parts}, rounds, repeats)
+    for t in trainers.values():  # warm up
+        t.discriminator_step(t.nest.fakes())
+        generator_step(t)
+    of_d = {n: lambda n=n: trainers[n].discriminator_step(fakes[n]) for n in parts}
+    of_g = {n: lambda n=n: generator_step(trainers[n]) for n in parts}
+    d, g = alternating(of_d, rounds, repeats), alternating(of_g, rounds, repeats)
     for name in parts:
         row = dict(part=name)
         for step, times in (("D", d), ("G", g)):
             ratio, low, high = median_interval(times[name]/times["none"])
-            row |= {f"{step} step [ms]": np.median(times[name]), f"{step} ratio": ratio, f"{step} low": low, f"{step} high": high}
+            row |= {f"{step} step [ms]": np.median(times[name]), f"{step} ratio": ratio,
+                    f"{step} low": low, f"{step} high": high}
         yield row
 
-# %% ../../nbs/theory/8_parts.ipynb #e0c7b922
-RING = dict(dataset="ring", size=0, latent=4, width=64, depth=2, batch=64, nest=1, reading="sequential", schedule="constant", spectral_norm=False, lr_d=1e-3, lr_g=3e-3, ema=0.9)
+# %% ../../nbs/theory/8_parts.ipynb #f0a7d094
+RING = dict(dataset="ring", size=0, latent=4, width=64, depth=2, batch=64, nest=1,
+            reading="sequential", schedule="constant", spectral_norm=False,
+            lr_d=1e-3, lr_g=3e-3, ema=0.9)
 
 def on_the_ring(config: Config, device: str = "cpu", samples: int = 2000) -> dict:
-    "Train `config` on a mixture and count: modes with a fifth of their share, divergence of the mode histogram [nats], fraction of samples near a mode."
+    """Train `config` on a mixture and count: modes with a fifth of their share, divergence of the
+    mode histogram [nats], fraction of samples near a mode."""
     trainer = Trainer(config, device)
     for _ in trainer: pass
     x, mixture = trainer.sample(check_count("samples", samples)).cpu(), trainer.real.to("cpu")
-    return dict(modes=metrics.modes_covered(x, mixture, least=samples//(5*len(mixture))), divergence=metrics.mode_divergence(x, mixture), near=metrics.high_quality_fraction(x, mixture))
+    least = samples//(5*len(mixture))
+    return dict(modes=metrics.modes_covered(x, mixture, least=least),
+                divergence=metrics.mode_divergence(x, mixture),
+                near=metrics.high_quality_fraction(x, mixture))

@@ -15,52 +15,64 @@ from torch import Tensor
 from ..core import check_count, check_positive
 from ..losses import GANLoss
 
-# %% ../../nbs/theory/7_relativistic.ipynb #d96b51fd
+# %% ../../nbs/theory/7_relativistic.ipynb #0e1efc89
 def real_share(
     loss:GANLoss,
     real:Tensor, # logits (B,)
     fake:Tensor, # logits (B',)
 ) -> float: # in [0, 1]; NaN where no logit is pushed at all
-    "The share of real data in the weight with which samples enter the gradient of the discriminator's loss."
+    """The share of real data in the weight with which samples enter the gradient of the
+    discriminator's loss."""
     real, fake = (t.detach().double().requires_grad_() for t in (real, fake))
-    on_real, on_fake = (g.abs().sum() for g in torch.autograd.grad(loss.discriminator(real, fake), (real, fake)))
+    pushes = torch.autograd.grad(loss.discriminator(real, fake), (real, fake))
+    on_real, on_fake = (push.abs().sum() for push in pushes)
     return (on_real/(on_real + on_fake)).item()
 
-# %% ../../nbs/theory/7_relativistic.ipynb #b47fc805
+# %% ../../nbs/theory/7_relativistic.ipynb #0ccdaa5f
 def standard_weights(
     x:Tensor, # points (n,)
     distance:float, # between the means of p* = N(0, 1) and p_g = N(distance, 1), > 0
 ) -> tuple[Tensor, Tensor]: # (n,), (n,)
-    "Densities of the weight with which real and generated data at `x` enter the standard gradient at the optimum D = ln u of (N.2)."
+    """Densities of the weight with which real and generated data at `x` enter the standard gradient
+    at the optimum D = ln u of (N.2)."""
     check_positive("distance", distance)
     real, fake = (torch.exp(-(x - centre)**2/2)/(2*torch.pi)**0.5 for centre in (0.0, distance))
-    logit = distance**2/2 - distance*x                                     # ln p* - ln p_g  (N.2)
+    logit = distance**2/2 - distance*x  # ln p* - ln p_g  (N.2)
     return torch.sigmoid(-logit)*real, torch.sigmoid(logit)*fake
 
-# %% ../../nbs/theory/7_relativistic.ipynb #a582f55c
-def mean_outputs(distance: float, fixed: float | None = None, nodes: int = 64) -> tuple[float, float, float]:
-    """E sigma(r), E sigma(f) and E sigma(r - f), r and f independent, for p* = N(0, 1), p_g = N(`distance`, 1) and the optimal D for distance `fixed` (default: `distance`).
+# %% ../../nbs/theory/7_relativistic.ipynb #60783c77
+def mean_outputs(distance: float, fixed: float | None = None,
+                 nodes: int = 64) -> tuple[float, float, float]:
+    """E sigma(r), E sigma(f) and E sigma(r - f), r and f independent, for p* = N(0, 1),
+    p_g = N(`distance`, 1) and the optimal D for distance `fixed` (default: `distance`).
 
     Expectations by Gauss-Hermite quadrature with `nodes` nodes; distances > 0."""
     check_positive("distance", distance)
     at = check_positive("fixed", distance if fixed is None else fixed)
     x, w = torch.tensor(np.array(hermegauss(check_count("nodes", nodes))))
     w = w/w.sum()
-    r, f = at**2/2 - at*x, at**2/2 - at*(x + distance)                     # (N.2)
-    return (w @ r.sigmoid()).item(), (w @ f.sigmoid()).item(), (w @ (r[:, None] - f).sigmoid() @ w).item()
+    r, f = at**2/2 - at*x, at**2/2 - at*(x + distance)  # (N.2)
+    compared = (r[:, None] - f).sigmoid()               # every r with every f
+    return (w @ r.sigmoid()).item(), (w @ f.sigmoid()).item(), (w @ compared @ w).item()
 
-# %% ../../nbs/theory/7_relativistic.ipynb #73c67f84
+# %% ../../nbs/theory/7_relativistic.ipynb #0c007946
 def letters_met(logits: Tensor, real_counts: Tensor, fake_counts: Tensor) -> tuple[Tensor, Tensor]:
-    "Logits (R F,) of real and of fake draws in which each of the R real draws meets each of the F fake ones; `logits` (K,), whole counts (K,) > 0."
-    if not logits.shape == real_counts.shape == fake_counts.shape or min(real_counts.min(), fake_counts.min()) < 1:
-        raise ValueError(f"counts {real_counts.tolist()} and {fake_counts.tolist()} do not fit {len(logits)} letters; give one whole number >= 1 for each letter.")
+    """Logits (R F,) of real and of fake draws in which each of the R real draws meets each of the
+    F fake ones; `logits` (K,), whole counts (K,) > 0."""
+    fits = logits.shape == real_counts.shape == fake_counts.shape
+    if not fits or min(real_counts.min(), fake_counts.min()) < 1:
+        raise ValueError(f"counts {real_counts.tolist()} and {fake_counts.tolist()} do not fit "
+                         f"{len(logits)} letters; give one whole number >= 1 for each letter.")
     real, fake = logits.repeat_interleave(real_counts), logits.repeat_interleave(fake_counts)
     return real.repeat_interleave(len(fake)), fake.repeat(len(real))
 
+# %% ../../nbs/theory/7_relativistic.ipynb #34d6eb86
 def optimal_logits(loss: GANLoss, real_counts: Tensor, fake_counts: Tensor) -> Tensor:
-    "The logits (K,), of mean 0, that minimise the discriminator's loss for letters drawn `real_counts` and `fake_counts` (K,) times, by L-BFGS in float64."
+    """The logits (K,), of mean 0, that minimise the discriminator's loss for letters drawn
+    `real_counts` and `fake_counts` (K,) times, by L-BFGS in float64."""
     logits = torch.zeros(len(real_counts), dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([logits], max_iter=1000, tolerance_grad=1e-13, tolerance_change=0, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS([logits], max_iter=1000, tolerance_grad=1e-13, tolerance_change=0,
+                               line_search_fn="strong_wolfe")
     def closure():
         solver.zero_grad()
         value = loss.discriminator(*letters_met(logits, real_counts, fake_counts))
@@ -69,47 +81,54 @@ def optimal_logits(loss: GANLoss, real_counts: Tensor, fake_counts: Tensor) -> T
     solver.step(closure)
     return (logits - logits.mean()).detach()
 
-# %% ../../nbs/theory/7_relativistic.ipynb #eeabf414
+# %% ../../nbs/theory/7_relativistic.ipynb #d5de8cc6
 def average_least_squares_optimum(real: Tensor, fake: Tensor) -> Tensor:
     "The optimum of `ralsgan`, of mean 0, for densities `real` and `fake` (K,) on K letters."
-    triangle = ((real - fake)**2/(real + fake)).sum()                      # T, between 0 and 2
-    gap = 2*triangle/(1 + 1.5*triangle)                                    # Delta = E_real D - E_fake D
+    triangle = ((real - fake)**2/(real + fake)).sum()  # T, between 0 and 2
+    gap = 2*triangle/(1 + 1.5*triangle)                # Delta = E_real D - E_fake D
     logits = (2 - 1.5*gap)*(real - fake)/(real + fake)
     return logits - logits.mean()
 
 def average_logistic_ratio(logits: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    "The density ratio u (K,) that makes `logits` (K,) the optimum of `rasgan` for densities `real` and `fake` (K,)."
+    """The density ratio u (K,) that makes `logits` (K,) the optimum of `rasgan` for densities
+    `real` and `fake` (K,)."""
     mean_real, mean_fake = real @ logits, fake @ logits
     a, b = real @ torch.sigmoid(mean_fake - logits), fake @ torch.sigmoid(logits - mean_real)
     return (torch.sigmoid(logits - mean_real) + a)/(torch.sigmoid(mean_fake - logits) + b)
 
-# %% ../../nbs/theory/7_relativistic.ipynb #d9c8861c
+# %% ../../nbs/theory/7_relativistic.ipynb #1df3daae
 def paired_factor(
     logit:Tensor, # of generated samples (B',)
     real:Tensor, # logits of real samples (B,)
 ) -> Tensor: # (B',)
     "h of `rsgan` for a generated sample that meets every real one: E sigma(r - f)."
-    return torch.sigmoid(real - logit[:, None]).mean(1)                    # (N.8)
+    return torch.sigmoid(real - logit[:, None]).mean(1)  # (N.8)
 
-# %% ../../nbs/theory/7_relativistic.ipynb #a1f088ed
+# %% ../../nbs/theory/7_relativistic.ipynb #6009eabd
 def dirac_field(
     loss:GANLoss,
     state:Tensor, # (2,): theta, psi
 ) -> Tensor: # (2,): minus the gradient of each player's own loss by its own parameter
     "The vector field of a GAN on the Dirac-GAN (C.1), with logits r = 0 and f = psi theta."
     theta, psi = state.unbind()
-    def play(game, own, other): return -torch.func.grad(lambda t: game(torch.zeros_like(t)[None]*t, (t*other)[None]))(own)
-    return torch.stack([play(loss.generator, theta, psi), play(loss.discriminator, psi, theta)])  # (C.1)
+    def play(game, own, other):
+        def own_loss(t): return game(torch.zeros_like(t)[None]*t, (t*other)[None])
+        return -torch.func.grad(own_loss)(own)
+    v_theta, v_psi = play(loss.generator, theta, psi), play(loss.discriminator, psi, theta)  # (C.1)
+    return torch.stack([v_theta, v_psi])
 
 def dirac_eigenvalues(loss: GANLoss) -> Tensor:
     "Eigenvalues (2,), complex, of the field's Jacobian at the equilibrium (0, 0)."
-    return torch.linalg.eigvals(torch.func.jacrev(lambda s: dirac_field(loss, s))(torch.zeros(2, dtype=torch.float64)))
+    jacobian = torch.func.jacrev(lambda state: dirac_field(loss, state))
+    return torch.linalg.eigvals(jacobian(torch.zeros(2, dtype=torch.float64)))
 
-# %% ../../nbs/theory/7_relativistic.ipynb #8fc1fe2b
+# %% ../../nbs/theory/7_relativistic.ipynb #2ed1ee4c
 def watch_share(trainer, batch: int = 256) -> Iterator[tuple[int, float]]:
     "Train, and after every nest yield (discriminator steps so far, `real_share` on fresh samples)."
     for record in trainer:
         with torch.no_grad():
             z = trainer.latents(batch)
-            logits = [trainer.forward_d(x) for x in (trainer.real.sample(batch, trainer.streams["data"]), trainer.generator(z))]
+            real = trainer.real.sample(batch, trainer.streams["data"])
+            fake = trainer.generator(z)
+            logits = [trainer.forward_d(x) for x in (real, fake)]
         yield record.step, real_share(trainer.loss, *logits)

@@ -24,23 +24,30 @@ from ..data import Mixture, gaussian_mixture, round_modes
 from ..losses import LOSSES
 from ..regularisers import input_gradient
 
-# %% ../../nbs/theory/1_scores.ipynb #e44ad880
+# %% ../../nbs/theory/1_scores.ipynb #f4846fc6
 def gaussian(mean, covariance) -> Mixture:
     "N(`mean`, `covariance`) as a mixture of one component; mean (d,), covariance (d,d)."
-    return gaussian_mixture([1.0], torch.as_tensor(mean, dtype=torch.float64)[None], torch.as_tensor(covariance, dtype=torch.float64)[None])
+    mean, covariance = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, covariance))
+    return gaussian_mixture([1.0], mean[None], covariance[None])
 
-def gaussian_pair(d: int, shift: float, spread: float, generator: torch.Generator) -> tuple[Mixture, Mixture]:
-    "(real, fake) in `d` dimensions: fake is N(0, I); real lies `shift` away, its variances from exp(-`spread`) up to exp(`spread`), its axes turned at random."
-    check_count("d", d); check_positive("shift", shift, zero=True); check_positive("spread", spread, zero=True)
+def gaussian_pair(d: int, shift: float, spread: float, generator: torch.Generator
+                  ) -> tuple[Mixture, Mixture]:
+    """(real, fake) in `d` dimensions: fake is N(0, I); real lies `shift` away,
+    its variances from exp(-`spread`) up to exp(`spread`), its axes turned at random."""
+    check_count("d", d)
+    check_positive("shift", shift, zero=True); check_positive("spread", spread, zero=True)
     axes = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q
-    direction = nn.functional.normalize(torch.randn(d, generator=generator, dtype=torch.float64), dim=0)
+    direction = torch.randn(d, generator=generator, dtype=torch.float64)
+    mean = shift*nn.functional.normalize(direction, dim=0)
     covariance = (axes*torch.linspace(-spread, spread, d, dtype=torch.float64).exp())@axes.T
-    return gaussian(shift*direction, (covariance + covariance.T)/2), gaussian(torch.zeros(d), torch.eye(d))
+    return gaussian(mean, (covariance + covariance.T)/2), gaussian(torch.zeros(d), torch.eye(d))
 
-# %% ../../nbs/theory/1_scores.ipynb #90ff447a
+# %% ../../nbs/theory/1_scores.ipynb #6527518c
 def check_same_space(real: Mixture, fake: Mixture) -> None:
     "A `ValueError` where the two densities live in different dimensions."
-    if real.shape != fake.shape: raise ValueError(f"real lives in {real.shape[0]} dimensions and fake in {fake.shape[0]}; give two densities on one space.")
+    if real.shape != fake.shape:
+        raise ValueError(f"real lives in {real.shape[0]} dimensions and fake in {fake.shape[0]}; "
+                         "give two densities on one space.")
 
 def log_ratio(real: Mixture, fake: Mixture) -> Callable[[Tensor], Tensor]:
     "The optimal logit ln p* - ln p_g as a function of points (n,d) → (n,)."
@@ -52,19 +59,23 @@ def score_difference(real: Mixture, fake: Mixture) -> Callable[[Tensor], Tensor]
     check_same_space(real, fake)
     return lambda x: real.score(x) - fake.score(x)                # (N.2)
 
-# %% ../../nbs/theory/1_scores.ipynb #f9fe07ec
+# %% ../../nbs/theory/1_scores.ipynb #9ab3c982
 def three_modes(std: float = 0.6, floor: float = 0.0, floor_std: float = 1.3) -> Mixture:
-    "Modes of weights 5:3:2 and deviation `std`, 1.5 from the centre; a share `floor` of the mass is N(0, `floor_std`² I) instead."
+    """Modes of weights 5:3:2 and deviation `std`, 1.5 from the centre;
+    a share `floor` of the mass is N(0, `floor_std`² I) instead."""
     check_positive("std", std); check_positive("floor_std", floor_std)
-    if not 0 <= floor < 1: raise ValueError(f"floor={floor!r} is not allowed; give a share >= 0 and < 1.")
+    if not 0 <= floor < 1:
+        raise ValueError(f"floor={floor!r} is not allowed; give a share >= 0 and < 1.")
     angle = math.pi/2 + torch.arange(3, dtype=torch.float64)*2*math.pi/3
-    modes = round_modes(1.5*torch.stack([angle.cos(), angle.sin()], 1), std, "three modes", [0.5, 0.3, 0.2])
+    centres = 1.5*torch.stack([angle.cos(), angle.sin()], 1)
+    modes = round_modes(centres, std, "three modes", [0.5, 0.3, 0.2])
     if not floor: return modes
     ground = gaussian([0.0, 0.0], floor_std**2*torch.eye(2, dtype=torch.float64))
-    return Mixture(torch.cat([(1 - floor)*modes.weights, floor*ground.weights]), torch.cat([modes.means, ground.means]),
+    return Mixture(torch.cat([(1 - floor)*modes.weights, floor*ground.weights]),
+                   torch.cat([modes.means, ground.means]),
                    torch.cat([modes.covariances, ground.covariances]), "three modes on a floor")
 
-# %% ../../nbs/theory/1_scores.ipynb #8aea46c1
+# %% ../../nbs/theory/1_scores.ipynb #7a1a15e5
 class Quadratic(NamedTuple):
     "The logit ½ xᵀAx + bᵀx + c of points x (n,d); A is symmetric."
     A: Tensor  # (d,d)
@@ -75,24 +86,33 @@ class Quadratic(NamedTuple):
     def gradient(self, x: Tensor) -> Tensor: return x@self.A + self.b
 
 def moments(name: str, density: Mixture) -> tuple[Tensor, Tensor]:
-    "Mean (d,) and covariance (d,d) of a Gaussian; a mixture of more components is a `ValueError` that calls it `name`."
-    if len(density) != 1: raise ValueError(f"{name} has {len(density)} components; this closed form is for a single Gaussian: give 1 component.")
+    """Mean (d,) and covariance (d,d) of a Gaussian;
+    a mixture of more components is a `ValueError` that calls it `name`."""
+    if len(density) != 1:
+        raise ValueError(f"{name} has {len(density)} components; "
+                         "this closed form is for a single Gaussian: give 1 component.")
     return density.means[0], density.covariances[0]
 
+# %% ../../nbs/theory/1_scores.ipynb #d545d56b
 def quadratic_log_ratio(real: Mixture, fake: Mixture) -> Quadratic:
     "ln p* - ln p_g of two Gaussians (mixtures of one component) in closed form."
     check_same_space(real, fake)
     (m, S), (g, T) = moments("real", real), moments("fake", fake)
     P, Q = torch.linalg.inv(S), torch.linalg.inv(T)
-    return Quadratic(Q - P, P@m - Q@g, (g@Q@g - m@P@m + torch.logdet(P) - torch.logdet(Q))/2)    # (N.2)
+    c = (g@Q@g - m@P@m + torch.logdet(P) - torch.logdet(Q))/2
+    return Quadratic(Q - P, P@m - Q@g, c)    # (N.2)
 
-# %% ../../nbs/theory/1_scores.ipynb #b370073f
-def minimise(terms: Callable[[Quadratic], Iterable[Tensor]], d: int, start: Quadratic | None = None, tolerance: float = 1e-5, iterations: int = 200) -> Quadratic:
-    "The quadratic at which the sum of the scalars `terms(D)` is least, by L-BFGS in float64 from `start` (zero) until no slope exceeds `tolerance`."
+# %% ../../nbs/theory/1_scores.ipynb #00507aad
+def minimise(terms: Callable[[Quadratic], Iterable[Tensor]], d: int, start: Quadratic | None = None,
+             tolerance: float = 1e-5, iterations: int = 200) -> Quadratic:
+    """The quadratic at which the sum of the scalars `terms(D)` is least, by L-BFGS in float64
+    from `start` (zero) until no slope exceeds `tolerance`."""
     check_positive("tolerance", tolerance)
     start = start or Quadratic(torch.zeros(d, d), torch.zeros(d), torch.zeros(()))
     D = Quadratic(*(v.double().clone().requires_grad_() for v in start))
-    solver = torch.optim.LBFGS(D, max_iter=check_count("iterations", iterations), tolerance_grad=tolerance, tolerance_change=0, history_size=20, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(D, max_iter=check_count("iterations", iterations), history_size=20,
+                               tolerance_grad=tolerance, tolerance_change=0,
+                               line_search_fn="strong_wolfe")
     def closure():
         solver.zero_grad()
         total = 0.0
@@ -103,33 +123,46 @@ def minimise(terms: Callable[[Quadratic], Iterable[Tensor]], d: int, start: Quad
     solver.step(closure)
     return Quadratic((D.A + D.A.T).detach()/2, D.b.detach(), D.c.detach())
 
-# %% ../../nbs/theory/1_scores.ipynb #8c2f355b
+# %% ../../nbs/theory/1_scores.ipynb #4101c368
 def population_loss(logits: Tensor, real: Mixture, fake: Mixture, grid: Tensor) -> Tensor:
-    "L_D with its expectations as integrals on a line: `logits` (n,) on the evenly spaced `grid` (n,1); scalar."
+    """L_D with its expectations as integrals on a line:
+    `logits` (n,) on the evenly spaced `grid` (n,1); scalar."""
     p, q = real.log_density(grid).exp(), fake.log_density(grid).exp()
     return (p*softplus(-logits) + q*softplus(logits)).sum()*(grid[1, 0] - grid[0, 0])    # (N.1)
 
-# %% ../../nbs/theory/1_scores.ipynb #35b87aab
+# %% ../../nbs/theory/1_scores.ipynb #b219e3aa
 def draw(density: Mixture, n: int, generator: torch.Generator, block: int = 8192) -> Tensor:
     "`n` points (n,d) float64, drawn a `block` at a time."
-    return torch.cat([density.sample(min(block, n - i), generator).double() for i in range(0, check_count("n", n), block)])
+    blocks = (min(block, n - i) for i in range(0, check_count("n", n), block))
+    return torch.cat([density.sample(size, generator).double() for size in blocks])
 
 def objective(loss: str) -> Callable[[Tensor, Tensor], Tensor]:
-    "The discriminator's half of `loss` (a key of `LOSSES`) on logits (real, fake), where it has a minimum to be found."
+    """The discriminator's half of `loss` (a key of `LOSSES`) on logits (real, fake),
+    where it has a minimum to be found."""
     chosen = LOSSES[check_choice("loss", loss, LOSSES)]
-    if chosen.lipschitz: raise ValueError(f"loss={loss!r} has no minimum unless the discriminator is Lipschitz, which none here is; give one of {', '.join(k for k, v in LOSSES.items() if not v.lipschitz)}.")
+    if chosen.lipschitz:
+        without = ", ".join(k for k, v in LOSSES.items() if not v.lipschitz)
+        raise ValueError(f"loss={loss!r} has no minimum unless the discriminator is Lipschitz, "
+                         f"which none here is; give one of {without}.")
     return chosen.discriminator
 
-def fit_quadratic(real: Tensor, fake: Tensor, start: Quadratic | None = None, loss: str = "gan", tolerance: float = 1e-5, block: int = 8192) -> Quadratic:
-    "The quadratic discriminator of least sample `loss` (a key of `LOSSES`) for points `real` and `fake` (n,d), float64."
-    if real.shape != fake.shape or real.ndim != 2: raise ValueError(f"real has shape {tuple(real.shape)} and fake {tuple(fake.shape)}; give (n,d) for both.")
+# %% ../../nbs/theory/1_scores.ipynb #f36687b8
+def fit_quadratic(real: Tensor, fake: Tensor, start: Quadratic | None = None, loss: str = "gan",
+                  tolerance: float = 1e-5, block: int = 8192) -> Quadratic:
+    """The quadratic discriminator of least sample `loss` (a key of `LOSSES`)
+    for points `real` and `fake` (n,d), float64."""
+    if real.shape != fake.shape or real.ndim != 2:
+        raise ValueError(f"real has shape {tuple(real.shape)} and fake {tuple(fake.shape)}; "
+                         "give (n,d) for both.")
     n, d = real.shape
-    if n < (least := (d + 1)*(d + 2)//2): raise ValueError(f"n={n} samples of each kind are too few for the {least} coefficients of a quadratic in {d} dimensions; give n >= {least}.")
-    value = objective(loss)                                                                  # (N.1) for "gan"
-    def terms(D): return (value(D(r), D(f))*(len(r)/n) for r, f in zip(real.split(block), fake.split(block)))
+    if n < (least := (d + 1)*(d + 2)//2):
+        raise ValueError(f"n={n} samples of each kind are too few for the {least} coefficients "
+                         f"of a quadratic in {d} dimensions; give n >= {least}.")
+    value, blocks = objective(loss), list(zip(real.split(block), fake.split(block)))
+    def terms(D): return (value(D(r), D(f))*(len(r)/n) for r, f in blocks)    # (N.1) for "gan"
     return minimise(terms, d, start, tolerance)
 
-# %% ../../nbs/theory/1_scores.ipynb #a6698f0f
+# %% ../../nbs/theory/1_scores.ipynb #712aca19
 def affine_square(A: Tensor, b: Tensor, density: Mixture) -> float:
     "E‖Ax + b‖² under a Gaussian `density`; A (d,d), b (d,)."
     mean, covariance = moments("density", density)
@@ -138,17 +171,25 @@ def affine_square(A: Tensor, b: Tensor, density: Mixture) -> float:
 def affine_error(found: Quadratic, exact: Quadratic, fake: Mixture) -> float:
     "The relative error of ∇D under a Gaussian p_g, in closed form."
     check_same_space(fake, gaussian(exact.b, torch.eye(len(exact.b))))
-    return math.sqrt(affine_square(found.A - exact.A, found.b - exact.b, fake)/affine_square(exact.A, exact.b, fake))
+    off = affine_square(found.A - exact.A, found.b - exact.b, fake)
+    return math.sqrt(off/affine_square(exact.A, exact.b, fake))
 
+# %% ../../nbs/theory/1_scores.ipynb #a4d62928
 def relative_error(found: Tensor, exact: Tensor) -> float:
-    "The relative error of the vectors `found` (n,d) at points drawn from p_g, where they should be `exact` (n,d)."
-    if found.shape != exact.shape: raise ValueError(f"found has shape {tuple(found.shape)} and exact {tuple(exact.shape)}; evaluate both at the same points.")
-    if not exact.any(): raise ValueError("exact is 0 at every point: the two densities are equal, and an error relative to 0 means nothing.")
+    """The relative error of the vectors `found` (n,d) at points drawn from p_g,
+    where they should be `exact` (n,d)."""
+    if found.shape != exact.shape:
+        raise ValueError(f"found has shape {tuple(found.shape)} and exact {tuple(exact.shape)}; "
+                         "evaluate both at the same points.")
+    if not exact.any():
+        raise ValueError("exact is 0 at every point: the two densities are equal, "
+                         "and an error relative to 0 means nothing.")
     return ((found.double() - exact).square().sum()/exact.square().sum()).sqrt().item()
 
-# %% ../../nbs/theory/1_scores.ipynb #b1b056d8
+# %% ../../nbs/theory/1_scores.ipynb #87707c00
 def features(x: Tensor) -> Tensor:
-    "1, x_i, x_i x_j (halved where i = j) for points `x` (n,d): (n, (d+1)(d+2)/2), so that a quadratic is linear in its coefficients."
+    """1, x_i, x_i x_j (halved where i = j) for points `x` (n,d): (n, (d+1)(d+2)/2),
+    so that a quadratic is linear in its coefficients."""
     i, j = torch.triu_indices(x.shape[1], x.shape[1])
     return torch.cat([torch.ones_like(x[:, :1]), x, x[:, i]*x[:, j]/(1 + (i == j))], 1)
 
@@ -156,23 +197,30 @@ def gradient_gram(density: Mixture) -> Tensor:
     "E⟨∇φ_k, ∇φ_l⟩ of all `features` but the first under a Gaussian `density`, exactly: (K,K)."
     (centre, covariance), d = moments("density", density), density.shape[0]
     i, j = torch.triu_indices(d, d)
-    A, b, k = torch.zeros(d + len(i), d, d, dtype=torch.float64), torch.zeros(d + len(i), d, dtype=torch.float64), d + torch.arange(len(i))
-    b[:d] = torch.eye(d); A[k, i, j] = 1; A[k, j, i] = 1                                     # ∇φ_k = A_k x + b_k
+    A = torch.zeros(d + len(i), d, d, dtype=torch.float64)
+    b, k = torch.zeros(d + len(i), d, dtype=torch.float64), d + torch.arange(len(i))
+    b[:d] = torch.eye(d); A[k, i, j] = 1; A[k, j, i] = 1       # ∇φ_k = A_k x + b_k
     mean = A@centre + b
     return mean@mean.T + torch.einsum("kij,jl,mil->km", A, covariance, A)
 
-# %% ../../nbs/theory/1_scores.ipynb #df668374
-def predicted_error(real: Mixture, fake: Mixture, n: int, x: Tensor, weights: Tensor | None = None) -> float:
-    "The relative error to expect of `fit_quadratic` from `n` samples of each kind; points `x` (N,d) stand for p_g: draws, or quadrature nodes with `weights` (N,)."
+# %% ../../nbs/theory/1_scores.ipynb #d2d1bf0a
+def predicted_error(real: Mixture, fake: Mixture, n: int, x: Tensor, weights: Tensor | None = None
+                    ) -> float:
+    """The relative error to expect of `fit_quadratic` from `n` samples of each kind;
+    points `x` (N,d) stand for p_g: draws, or quadrature nodes with `weights` (N,)."""
     exact = quadratic_log_ratio(real, fake)
     mass = torch.sigmoid(exact(x))*(1/len(x) if weights is None else weights)
     phi = features(x)
-    covariance = torch.linalg.inv((phi.T*mass)@phi)[1:, 1:]/check_count("n", n)               # of all coefficients but c, from the curvature of (N.1)
-    return math.sqrt((gradient_gram(fake)*covariance).sum().item()/affine_square(exact.A, exact.b, fake))
+    curvature = (phi.T*mass)@phi                                                  # of (N.1)
+    covariance = torch.linalg.inv(curvature)[1:, 1:]/check_count("n", n)          # of all but c
+    squared = (gradient_gram(fake)*covariance).sum().item()
+    return math.sqrt(squared/affine_square(exact.A, exact.b, fake))
 
-# %% ../../nbs/theory/1_scores.ipynb #01b75ae1
-def growing_fits(real: Mixture, fake: Mixture, sizes: Sequence[int], generator: torch.Generator) -> Iterator[tuple[int, Quadratic]]:
-    "(n, fit on the first n samples of each kind) for rising `sizes`; each fit starts from the one before, which saves time and changes nothing else."
+# %% ../../nbs/theory/1_scores.ipynb #4aeff15c
+def growing_fits(real: Mixture, fake: Mixture, sizes: Sequence[int], generator: torch.Generator
+                 ) -> Iterator[tuple[int, Quadratic]]:
+    """(n, fit on the first n samples of each kind) for rising `sizes`;
+    each fit starts from the one before, which saves time and changes nothing else."""
     check_same_space(real, fake)
     x_real, x_fake = draw(real, max(sizes), generator), draw(fake, max(sizes), generator)
     found = None
@@ -180,111 +228,142 @@ def growing_fits(real: Mixture, fake: Mixture, sizes: Sequence[int], generator: 
         found = fit_quadratic(x_real[:n], x_fake[:n], found)
         yield n, found
 
-# %% ../../nbs/theory/1_scores.ipynb #ddcce395
+# %% ../../nbs/theory/1_scores.ipynb #d6cb9e74
 def separates(D: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> bool:
-    "Whether `D` has the right sign at every point of `real` and `fake` (n,d): then the loss falls for ever along its direction, and has no minimum."
+    """Whether `D` has the right sign at every point of `real` and `fake` (n,d):
+    then the loss falls for ever along its direction, and has no minimum."""
     return bool((D(real) > 0).all() and (D(fake) < 0).all())
 
-# %% ../../nbs/theory/1_scores.ipynb #58bb6326
+# %% ../../nbs/theory/1_scores.ipynb #fd058883
 def smooth_discriminator(d: int, width: int = 24, depth: int = 5) -> nn.Module:
     "An MLP with GELU, which has a continuous gradient: points (n,d) → logits (n,)."
     sizes = [check_count("d", d)] + [check_count("width", width)]*check_count("depth", depth)
-    return nn.Sequential(*(m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.GELU())), nn.Linear(width, 1), nn.Flatten(0))
+    hidden = (m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.GELU()))
+    return nn.Sequential(*hidden, nn.Linear(width, 1), nn.Flatten(0))
 
-# %% ../../nbs/theory/1_scores.ipynb #958aa95a
-def batches(density: Mixture, batch: int, generator: torch.Generator, pool: int = 0) -> Iterator[Tensor]:
-    "Endless batches (batch,d): fresh points of `density`, or, with `pool` > 0, points of one sample of that size."
+# %% ../../nbs/theory/1_scores.ipynb #c5e6920c
+def batches(density: Mixture, batch: int, generator: torch.Generator, pool: int = 0
+            ) -> Iterator[Tensor]:
+    """Endless batches (batch,d): fresh points of `density`,
+    or, with `pool` > 0, points of one sample of that size."""
     fixed = density.sample(pool, generator) if pool else None
     while True:
-        points = density.sample(64*batch, generator) if fixed is None else fixed[torch.randint(pool, (64*batch,), generator=generator)]
+        if fixed is None: points = density.sample(64*batch, generator)
+        else: points = fixed[torch.randint(pool, (64*batch,), generator=generator)]
         yield from points.split(batch)
 
-# %% ../../nbs/theory/1_scores.ipynb #049e9114
-def train_discriminator(network: nn.Module, real: Mixture, fake: Mixture, steps: int, batch: int, rate: float, generator: torch.Generator, loss: str = "gan", pool: int = 0) -> Iterator[tuple[int, Tensor]]:
-    "Adam on the discriminator's `loss`, its rate falling to 0 as (1 - t)²; yield (step, loss) after each of `steps`. `pool` > 0 allows that many samples of each kind."
-    check_same_space(real, fake); check_count("steps", steps); check_count("batch", batch); check_positive("rate", rate); check_count("pool", pool, least=0)
+# %% ../../nbs/theory/1_scores.ipynb #1ab10b0a
+def train_discriminator(network: nn.Module, real: Mixture, fake: Mixture, steps: int, batch: int,
+                        rate: float, generator: torch.Generator, loss: str = "gan", pool: int = 0
+                        ) -> Iterator[tuple[int, Tensor]]:
+    """Adam on the discriminator's `loss`, its rate falling to 0 as (1 - t)²; yield (step, loss)
+    after each of `steps`. `pool` > 0 allows that many samples of each kind."""
+    check_same_space(real, fake); check_count("steps", steps); check_count("batch", batch)
+    check_positive("rate", rate); check_count("pool", pool, least=0)
     loss_of = objective(loss)
     optimizer = torch.optim.Adam(network.parameters(), rate, betas=(0.9, 0.95), fused=True)
-    for step, r, f in zip(range(1, steps + 1), batches(real, batch, generator, pool), batches(fake, batch, generator, pool)):
+    streams = (batches(density, batch, generator, pool) for density in (real, fake))
+    for step, r, f in zip(range(1, steps + 1), *streams):
         optimizer.param_groups[0]["lr"] = rate*(1 - (step - 1)/steps)**2
         logits = network(torch.cat([r, f]))
         value = loss_of(logits[:batch], logits[batch:])    # (N.1) for "gan"
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
+        optimizer.zero_grad(); value.backward(); optimizer.step()
         yield step, value.detach()
 
-# %% ../../nbs/theory/1_scores.ipynb #de209de9
+# %% ../../nbs/theory/1_scores.ipynb #e2635f32
 class Errors(NamedTuple):
     "How far a discriminator is from the optimum at points of p_g."
     gradient: float  # relative error of ∇D
-    cosine: float    # E⟨∇D, s* - s_g⟩ over the root mean squares of both: 1 if they differ by a factor only
+    cosine: float    # E⟨∇D, s* - s_g⟩ over the root mean squares of both:
+                     # 1 if they differ by a factor only
     logit: float     # standard deviation of D - ln u, nats
 
 def errors(D: Callable[[Tensor], Tensor], real: Mixture, fake: Mixture, x: Tensor) -> Errors:
     "`Errors` of the discriminator `D` (points → logits) at points `x` (n,d) drawn from p_g."
-    exact, found = score_difference(real, fake)(x.double()), input_gradient(D, x).detach().double()
+    exact = score_difference(real, fake)(x.double())
+    found = input_gradient(D, x).detach().double()
     with torch.no_grad(): off = D(x).double() - log_ratio(real, fake)(x.double())
-    return Errors(relative_error(found, exact), nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0).item(), off.std().item())
+    cosine = nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0).item()
+    return Errors(relative_error(found, exact), cosine, off.std().item())
 
-# %% ../../nbs/theory/1_scores.ipynb #22bcb1af
-OPTIMA = {"gan": lambda log_ratio: log_ratio, "gan-saturating": lambda log_ratio: log_ratio, "cfg": lambda log_ratio: log_ratio,   # (N.2)
-          "lsgan": torch.sigmoid, "hinge": torch.sign}                                    # ln u → the discriminator's optimum, point by point
+# %% ../../nbs/theory/1_scores.ipynb #9c722e00
+# ln u → the discriminator's optimum, point by point
+OPTIMA = {"gan": lambda log_ratio: log_ratio,                  # (N.2), the same for all three
+          "gan-saturating": lambda log_ratio: log_ratio, "cfg": lambda log_ratio: log_ratio,
+          "lsgan": torch.sigmoid, "hinge": torch.sign}
 
 def optimum(real: Mixture, fake: Mixture, loss: str = "gan") -> Callable[[Tensor], Tensor]:
-    "The discriminator that minimises `loss` (a key of `OPTIMA`) over all functions, as a function of points (n,d) → (n,)."
+    """The discriminator that minimises `loss` (a key of `OPTIMA`) over all functions,
+    as a function of points (n,d) → (n,)."""
     transform, ratio = OPTIMA[check_choice("loss", loss, OPTIMA)], log_ratio(real, fake)
     return lambda x: transform(ratio(x))
 
-# %% ../../nbs/theory/1_scores.ipynb #21e86201
-def rippled(D: Callable[[Tensor], Tensor], height: float, frequency: float) -> Callable[[Tensor], Tensor]:
-    "`D` with a sine of `height` (nats) and `frequency` (radians per unit) along the first axis added: points (n,d) → (n,)."
+# %% ../../nbs/theory/1_scores.ipynb #d32628be
+def rippled(D: Callable[[Tensor], Tensor], height: float, frequency: float
+            ) -> Callable[[Tensor], Tensor]:
+    """`D` with a sine of `height` (nats) and `frequency` (radians per unit)
+    along the first axis added: points (n,d) → (n,)."""
     check_positive("height", height); check_positive("frequency", frequency)
     return lambda x: D(x) + height*torch.sin(frequency*x[:, 0])
 
-# %% ../../nbs/theory/1_scores.ipynb #2fac0c83
-def error_shares(D: Callable[[Tensor], Tensor], real: Mixture, fake: Mixture, x: Tensor, parts: int = 10) -> tuple[Tensor, Tensor]:
-    "(n,) the share of each point `x` of p_g in the squared error of ∇D, and (`parts`,) the shares of equally many points each, from the least ln u to the largest."
-    if len(x) < check_count("parts", parts): raise ValueError(f"parts={parts} is more than the {len(x)} points; give more points.")
-    squared = (input_gradient(D, x).detach().double() - score_difference(real, fake)(x.double())).square().sum(1)
+# %% ../../nbs/theory/1_scores.ipynb #59099ef9
+def error_shares(D: Callable[[Tensor], Tensor], real: Mixture, fake: Mixture, x: Tensor,
+                 parts: int = 10) -> tuple[Tensor, Tensor]:
+    """(n,) the share of each point `x` of p_g in the squared error of ∇D, and (`parts`,)
+    the shares of equally many points each, from the least ln u to the largest."""
+    if len(x) < check_count("parts", parts):
+        raise ValueError(f"parts={parts} is more than the {len(x)} points; give more points.")
+    exact = score_difference(real, fake)(x.double())
+    squared = (input_gradient(D, x).detach().double() - exact).square().sum(1)
     share = squared/squared.sum()
-    return share, torch.stack([part.sum() for part in share[log_ratio(real, fake)(x.double()).argsort()].tensor_split(parts)])
+    rising = share[log_ratio(real, fake)(x.double()).argsort()]
+    return share, torch.stack([part.sum() for part in rising.tensor_split(parts)])
 
-# %% ../../nbs/theory/1_scores.ipynb #823cea03
+# %% ../../nbs/theory/1_scores.ipynb #8bb4310a
 def blurred(density: Mixture, sigma: float) -> Mixture:
     "`density` convolved with N(0, `sigma`² I)."
     check_positive("sigma", sigma, zero=True)
-    return gaussian_mixture(density.weights, density.means, density.covariances + sigma**2*torch.eye(density.shape[0], dtype=torch.float64))
+    blur = sigma**2*torch.eye(density.shape[0], dtype=torch.float64)
+    return gaussian_mixture(density.weights, density.means, density.covariances + blur)
 
 def check_levels(sigmas: Sequence[float]) -> list[float]:
     "Noise levels as a list of falling positive numbers, else a `ValueError`."
     levels = [check_positive("sigma", float(s)) for s in sigmas]
-    if not levels or any(a <= b for a, b in zip(levels, levels[1:])): raise ValueError(f"sigmas={levels} is not allowed; give one or more levels that fall, such as annealing.geometric(40, 10.0, 0.05).")
+    if not levels or any(a <= b for a, b in zip(levels, levels[1:])):
+        raise ValueError(f"sigmas={levels} is not allowed; give one or more levels that fall, "
+                         "such as annealing.geometric(40, 10.0, 0.05).")
     return levels
 
-# %% ../../nbs/theory/1_scores.ipynb #2b97b60e
-def ascend(x: Tensor, field: Callable[[Tensor], Tensor], rate: float, steps: int) -> Iterator[Tensor]:
-    "Move points `x` (n,d) along a fixed `field`; yield them after each of `steps`. With ∇D this is (N.3) for a discriminator that is not trained again."
+# %% ../../nbs/theory/1_scores.ipynb #bf22b9f2
+def ascend(x: Tensor, field: Callable[[Tensor], Tensor], rate: float, steps: int
+           ) -> Iterator[Tensor]:
+    """Move points `x` (n,d) along a fixed `field`; yield them after each of `steps`.
+    With ∇D this is (N.3) for a discriminator that is not trained again."""
     check_positive("rate", rate)
     for _ in range(check_count("steps", steps)):
         x = x + rate*field(x)                                       # (N.3)
         yield x
 
-def langevin(x: Tensor, score: Callable[[Tensor], Tensor], rate: float, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+def langevin(x: Tensor, score: Callable[[Tensor], Tensor], rate: float, steps: int,
+             generator: torch.Generator) -> Iterator[Tensor]:
     "Langevin steps on points `x` (n,d); yield them after each of `steps`."
     check_positive("rate", rate)
     for _ in range(check_count("steps", steps)):
         x = x + rate/2*score(x) + rate**0.5*torch.randn(x.shape, generator=generator, dtype=x.dtype)
         yield x
 
-# %% ../../nbs/theory/1_scores.ipynb #1bbc0fc4
-def annealed_langevin(x: Tensor, density: Mixture, sigmas: Sequence[float], rate: float, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    "`steps` Langevin steps of size `rate` σ² at each noise level; yield points (n,d) after each step."
+# %% ../../nbs/theory/1_scores.ipynb #d4d9076f
+def annealed_langevin(x: Tensor, density: Mixture, sigmas: Sequence[float], rate: float, steps: int,
+                      generator: torch.Generator) -> Iterator[Tensor]:
+    """`steps` Langevin steps of size `rate` σ² at each noise level;
+    yield points (n,d) after each step."""
     for sigma in check_levels(sigmas):
-        for x in langevin(x, blurred(density, sigma).score, rate*sigma**2, steps, generator): yield x
+        score = blurred(density, sigma).score
+        for x in langevin(x, score, rate*sigma**2, steps, generator): yield x
 
 def probability_flow(x: Tensor, density: Mixture, sigmas: Sequence[float]) -> Iterator[Tensor]:
-    "Points `x` (n,d) of noise level `sigmas[0]` carried to the last level without noise, by Euler steps; yield them after each step."
+    """Points `x` (n,d) of noise level `sigmas[0]` carried to the last level without noise,
+    by Euler steps; yield them after each step."""
     levels = check_levels(sigmas)
     for sigma, after in zip(levels, levels[1:]):
         x = x + sigma*(sigma - after)*blurred(density, sigma).score(x)
