@@ -18,9 +18,9 @@ help:
 	@echo 'make list             the items, what they show and what they cost'
 	@echo 'make bench            ratios against hand-written and other code, into reports/bench/cpu.json (variable: PEERS, a folder of checkouts)'
 	@echo 'make lab              JupyterLab in nbs/'
-	@echo 'make export           notebooks -> nats_companion/ and README.md'
+	@echo 'make export           notebooks -> nats_companion/, README.md and reports/README.md'
 	@echo 'make clean-notebooks  strip outputs from nbs/'
-	@echo 'make readme           nbs/index.ipynb -> README.md'
+	@echo 'make readme           nbs/index.ipynb -> README.md, and reports/ -> reports/README.md'
 
 reproduce: .venv/.ready
 	$(BIN)/nats-companion reproduce $(ITEMS) --scale $(SCALE) --seeds $(SEEDS) $(if $(OUT),--out $(OUT)) $(if $(JOBS),--jobs $(JOBS))

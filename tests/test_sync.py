@@ -121,15 +121,72 @@ def test_readme_is_the_rendered_index():
 def test_map_of_notebooks_is_complete():
     tool = readme_tool()
     assert tool.notebook_map(NBS) in [c["source"] for c in cells(NBS/"index.ipynb", "markdown")], "run `make readme`"
+    assert all(f"({p.relative_to(NBS).as_posix()})" in tool.notebook_map(NBS) for p in notebooks() if p.parent.name != "paper" and p.name[0].isdigit())
 
 
-@pytest.mark.parametrize("path, base", [(ROOT/"README.md", ROOT), (NBS/"index.ipynb", NBS)], ids=["README.md", "index.ipynb"])
-def test_links_lead_somewhere(path, base):
-    text = path.read_text() if path.suffix == ".md" else "\n".join(c["source"] for c in cells(path, "markdown"))
-    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in t and not t.startswith("#")]
-    assert len(targets) > 15
-    missing = [t for t in targets if not (base/t.split("#")[0]).exists()]
-    assert not missing
+def test_new_item_asks_for_no_edit_of_the_readme(tmp_path):
+    tool = readme_tool()
+    shutil.copytree(NBS, tmp_path/"nbs")
+    shutil.copy(NBS/"paper"/"fig1.ipynb", tmp_path/"nbs"/"paper"/"tab_new.ipynb")
+    assert tool.notebook_map(tmp_path/"nbs") == tool.notebook_map(NBS)
+
+
+def test_reports_page_is_up_to_date_and_knows_every_folder():
+    page = (ROOT/"reports"/"README.md").read_text()
+    assert page == readme_tool().reports_page(ROOT/"reports"), "run `make readme`"
+    folders = {p.parts[1] for p in committed_files("reports") if len(p.parts) > 2}
+    assert folders == set(re.findall(r"^\| \[(\w+)\]\(\1\) \|", page, flags=re.M)), "say in .ci/readme.py what the folder holds"
+
+
+def test_reports_page_lists_what_left_files_and_nothing_else(tmp_path):
+    files = ["figures/fig9.png", "tables/fig9.md", "tables/fig9_verdicts.md", "notebooks/fig9.ipynb"]
+    entry = dict(claim="A | claim", parameters=dict(seeds=5), commit="abc", runs=["k1", "k2"], cpu_seconds=930.0)
+    index = dict(items={"fig9": entry | dict(files=files), "tab_lost": entry | dict(files=["tables/tab_lost.md"])}, provenance=dict(device_name="Y", device="cpu"))
+    for file in ["index.md", *files]: core.write_text(tmp_path/"cpu"/file, "# Cpu\n\n### fig9\n")
+    core.write_text(tmp_path/"cpu"/"runs.csv", "key,device,device_name,commit,cpu_seconds,wall_seconds,evaluation_seconds\nk1,cpu,Y,abc,100,101,20\nk2,cuda,X,abd,500,600,10\n")
+    for scale in ("cpu", "gpu"): core.write_json(tmp_path/scale/"index.json", index)
+    page = readme_tool().reports_page(tmp_path)
+    seconds = "10 min GPU, 7 min CPU"                                                       # 600 + 10; 930 - 510
+    assert f"1 item, 5 seeds, 2 runs, {seconds}. Runs on X (cuda), Y (cpu), commits abc, abd. Notebooks on Y (cpu), commit abc." in page
+    row = ['<img src="cpu/figures/fig9.png" width="160" alt="fig9">', r"**[fig9](cpu/index.md#fig9)** A \| claim", "5", "2", seconds, "[table](cpu/tables/fig9.md), [verdicts](cpu/tables/fig9_verdicts.md)",
+           "[figure](cpu/figures/fig9.png)", "[notebook](cpu/notebooks/fig9.ipynb)"]
+    assert f"| {' | '.join(row)} |" in page
+    assert not any(words in page for words in ("tab_lost", "## Scale gpu", "## Tuning", "## Benchmarks", "(records)"))
+
+
+def targets(text: str) -> list[str]:
+    "Where the links and pictures of a Markdown text lead within the clone; what looks like a link in code or in a formula is none."
+    text = re.sub(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", "", text, flags=re.S)
+    return [t for t in re.findall(r"\]\(([^)\s]+)\)|\bsrc=\"?([^\s\">]+)", text) for t in t if t and "://" not in t]
+
+
+def test_links_are_found():
+    assert targets("[a](b.md#c) ![d](e.png), [f](#g) <img src=\"h.png\" width=1><img src=i.png> [j](https://k) `[l](m)` $E[n](o)$") == ["b.md#c", "e.png", "#g", "h.png", "i.png"]
+
+
+def anchors(text: str) -> set[str]:
+    "The anchors that GitHub gives to the headings of a Markdown text."
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ +(.+?) *$", text, flags=re.M)}
+
+
+def markdown(path: Path) -> str:
+    return path.read_text() if path.suffix == ".md" else "\n\n".join(c["source"] for c in cells(path, "markdown"))
+
+
+PAGES = [ROOT/p for p in committed_files("*.md") if p.match("README.md") or p.match("index.md")]
+
+
+@pytest.mark.parametrize("path", PAGES + notebooks(), ids=by_name)
+def test_links_lead_somewhere(path):
+    "To a file that is committed, or a folder of such, and to a heading that is there."
+    committed = {q for p in committed_files() for q in (p, *p.parents)}
+    wrong = []
+    for target in targets(markdown(path)):
+        file, _, heading = target.partition("#")
+        place = Path(os.path.relpath(path.parent/file, ROOT)) if file else path.relative_to(ROOT)
+        if place not in committed or heading and heading not in anchors(markdown(ROOT/place)): wrong.append(target)
+    assert not wrong, f"{wrong} lead nowhere"
+    assert path not in (ROOT/"README.md", NBS/"index.ipynb") or len(targets(markdown(path))) > 15
 
 
 def test_committed_files_name_no_place():

@@ -4,14 +4,14 @@ import csv
 import pytest
 from conftest import ROOT
 
-from nats_companion import repro
+from nats_companion.items import find_items
 
-ITEMS = repro.find_items()
+ITEMS = find_items()
 
 
 def chosen(record: str) -> dict[str, dict]:
-    "Row of reports/`record` -> lr_d, lr_g and, for flow, eta of its best trial."
-    with open(ROOT/"reports"/record/"tables"/"tab_tuning.csv", newline="") as file: rows = [row for row in csv.DictReader(file) if row["rank"] == "1"]
+    "Row of reports/tuning/`record` -> lr_d, lr_g and, for flow, eta of its best trial."
+    with open(ROOT/"reports"/"tuning"/record/"tables"/"tab_tuning.csv", newline="") as file: rows = [row for row in csv.DictReader(file) if row["rank"] == "1"]
     return {row["row"]: {name: float(row[name]) for name in ("lr_d", "lr_g", *(["eta"] if "flow" in row["row"] else []))} for row in rows}
 
 
@@ -25,10 +25,10 @@ def given(item: str) -> dict: return ITEMS[item].parameters
 
 
 def test_schemes():
-    assert given("tab_schemes")["tuned"] == chosen("tuning") and len(chosen("tuning")) == 8
+    assert given("tab_schemes")["tuned"] == chosen("schemes") and len(chosen("schemes")) == 8
 
 
-@pytest.mark.parametrize("item, records", [("tab_relativistic", ["tuning_relativistic"]), ("tab_losses", ["tuning_relativistic", "tuning_losses"])])
+@pytest.mark.parametrize("item, records", [("tab_relativistic", ["relativistic"]), ("tab_losses", ["relativistic", "losses"])])
 def test_losses(item, records):
     found = {f"{scheme} {loss}": rates for record in records for loss in {row.split()[-1] for row in chosen(record)} for scheme, rates in by_scheme(record, loss).items()}
     assert given(item)["tuned"] == {row: found[row] for row in given(item)["tuned"]}
@@ -36,15 +36,15 @@ def test_losses(item, records):
 
 
 def test_networks():
-    records = {"MLP": ("tuning_plain",), "MLP, spectral norm": ("tuning_relativistic", "gan"), "relation": ("tuning_relation",), "DCGAN": ("tuning_dcgan",), "BigGAN": ("tuning_biggan",)}
+    records = {"MLP": ("plain",), "MLP, spectral norm": ("relativistic", "gan"), "relation": ("relation",), "DCGAN": ("dcgan",), "BigGAN": ("biggan",)}
     assert given("tab_networks")["tuned"] == {name: by_scheme(*record) for name, record in records.items()}
 
 
 def test_figure_5():
-    found = by_scheme("tuning_fig5")
+    found = by_scheme("fig5")
     assert given("fig5")["rates"] == [found["CTS"]["lr_d"], found["CTS"]["lr_g"]]
     for scheme in ("NTS", "NATS"): assert [*given("fig5")["rates_flow"], given("fig5")["eta"]] == [found[scheme][name] for name in ("lr_d", "lr_g", "eta")]
 
 
 def test_datasets():
-    assert given("tab_datasets")["rates"] == by_scheme("tuning_relativistic", "gan") and given("tab_datasets")["cifar_rates"] == by_scheme("tuning_dcgan")
+    assert given("tab_datasets")["rates"] == by_scheme("relativistic", "gan") and given("tab_datasets")["cifar_rates"] == by_scheme("dcgan")
