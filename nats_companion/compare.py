@@ -13,48 +13,62 @@ import numpy as np, pandas as pd
 
 from .core import check_choice, write_text
 
-# %% ../nbs/10_compare.ipynb #cc55bb80
+# %% ../nbs/10_compare.ipynb #00911018
 def mean_interval(values, level: float = 0.95) -> tuple[float, float]:
-    """(mean, half-width) of the t interval (M.4) of `values` (n,) at `level`; the half-width of a single value is NaN.
+    """(mean, half-width) of the t interval (M.4) of `values` (n,) at `level`; the half-width of
+    a single value is NaN.
 
     No value at all, or a `level` outside (0, 1), is a `ValueError`."""
     from scipy.stats import ttest_1samp
     y = np.asarray(list(values), dtype=float)
-    if not len(y): raise ValueError("no values were given; an interval needs at least one, and two for a width.")
-    if not 0 < level < 1: raise ValueError(f"level={level!r} is not allowed; give a number between 0 and 1, such as 0.95.")
+    if not len(y):
+        raise ValueError("no values were given; an interval needs at least one, "
+                         "and two for a width.")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level!r} is not allowed; give a number between 0 and 1, "
+                         "such as 0.95.")
     if len(y) == 1: return float(y[0]), math.nan
-    if np.ptp(y) <= 1e-12*np.abs(y).max(): return float(y.mean()), 0.0     # equal to rounding; scipy warns of that
+    equal = np.ptp(y) <= 1e-12*np.abs(y).max()                # to rounding; scipy warns of that
+    if equal: return float(y.mean()), 0.0
     bounds = ttest_1samp(y, 0).confidence_interval(level)     # (M.4)
     return float(y.mean()), float(bounds.high - bounds.low)/2
 
+# %% ../nbs/10_compare.ipynb #c7383602
 def paired_interval(a, b, level: float = 0.95) -> tuple[float, float]:
-    "(mean, half-width) of the differences `a` - `b` (n,) of runs that share their seeds, in the same order."
+    """(mean, half-width) of the differences `a` - `b` (n,) of runs that share their seeds,
+    in the same order."""
     a, b = list(a), list(b)
     if len(a) != len(b):
-        raise ValueError(f"paired values must be equally many, given {len(a)} and {len(b)}; pair the runs by seed first.")
+        raise ValueError(f"paired values must be equally many, given {len(a)} and {len(b)}; "
+                         "pair the runs by seed first.")
     return mean_interval([u - v for u, v in zip(a, b)], level)
 
-# %% ../nbs/10_compare.ipynb #3fd0f072
+# %% ../nbs/10_compare.ipynb #85469d19
 DECIDING = 5  # seeds that a statement of better or worse needs
 
 def verdict(difference: float, half_width: float, seeds: int) -> str:
-    "What a paired difference of scores (smaller is better) over `seeds` pairs decides: better, worse, identical or undecided."
+    """What a paired difference of scores (smaller is better) over `seeds` pairs decides: better,
+    worse, identical or undecided."""
     if difference == half_width == 0: return "identical"
-    decided = abs(difference) > half_width                    # False, too, where the interval is not a number
+    decided = abs(difference) > half_width          # False, too, where the interval is not a number
     if seeds < DECIDING or not decided: return "undecided"
     return "better" if difference < 0 else "worse"
 
-# %% ../nbs/10_compare.ipynb #f3a88b45
+# %% ../nbs/10_compare.ipynb #05994cb2
 def bootstrap_interval(d, level: float = 0.95) -> tuple[float, float]:
-    "The quantiles of the mean of `d` (n,) drawn again with replacement, 4,000 times, always with the same draws; NaN for fewer than two values."
+    """The quantiles of the mean of `d` (n,) drawn again with replacement, 4,000 times, always with
+    the same draws; NaN for fewer than two values."""
     from scipy.stats import bootstrap
     if len(d) < 2: return math.nan, math.nan
     if np.ptp(d) == 0: return float(d[0]), float(d[0])
-    found = bootstrap((d,), np.mean, n_resamples=4000, confidence_level=level, method="percentile", rng=np.random.default_rng(0))
+    found = bootstrap((d,), np.mean, n_resamples=4000, confidence_level=level,
+                      method="percentile", rng=np.random.default_rng(0))
     return tuple(map(float, found.confidence_interval))
 
+# %% ../nbs/10_compare.ipynb #91715e28
 def difference(a, b, level: float = 0.95, larger: bool = False) -> dict:
-    "What paired scores `a` and `b` (n,) say of the first: mean difference, t and bootstrap intervals, effect size d_z, seeds, failed pairs, verdict."
+    """What paired scores `a` and `b` (n,) say of the first: mean difference, t and bootstrap
+    intervals, effect size d_z, seeds, failed pairs, verdict."""
     d = np.asarray(a, float) - np.asarray(b, float)
     failed, d = int((~np.isfinite(d)).sum()), d[np.isfinite(d)]
     mean, half = mean_interval(d, level) if len(d) else (math.nan, math.nan)
@@ -62,42 +76,55 @@ def difference(a, b, level: float = 0.95, larger: bool = False) -> dict:
     spread = d.std(ddof=1) if len(d) > 1 else 0.0
     return dict(difference=mean, half_width=half, bootstrap_low=low, bootstrap_high=high,
                 effect_size=mean/spread if spread > 0 else math.nan,             # (M.5)
-                seeds=len(d), failed=failed, verdict=verdict(-mean if larger else mean, half, len(d)))
+                seeds=len(d), failed=failed,
+                verdict=verdict(-mean if larger else mean, half, len(d)))
 
-# %% ../nbs/10_compare.ipynb #e5b367c0
+# %% ../nbs/10_compare.ipynb #c618da41
+def _scores(runs: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
+    "`value` of each run, one line per seed, one column per value of `by`."
+    if twice := runs[runs.duplicated([by, "seed"])][by].tolist():
+        raise ValueError(f"{by}={twice[0]!r} has several runs of one seed; "
+                         "name what tells them apart in `within`.")
+    return runs.pivot(index="seed", columns=by, values=value)
+
+# %% ../nbs/10_compare.ipynb #735cfbf8
 def compare(
     runs: pd.DataFrame, # one row per run, with the columns `by`, `within` and `seed`
     value: str, # a column; smaller is better unless `larger`
     pairs: list[tuple], # (first, second): values of the column `by`
     by: str = "row", # the column that tells the compared rows apart
-    within: list[str] | str = (), # columns inside whose groups the pairs are compared, one after the other
+    within: list[str] | str = (), # columns inside whose groups the pairs are compared, in turn
     larger: bool = False, level: float = 0.95,
 ) -> pd.DataFrame:
-    """One row per group of `within` and pair: `difference` of the first against the second, over the seeds that both have.
+    """One row per group of `within` and pair: `difference` of the first against the second,
+    over the seeds that both have.
 
-    A column or a value of `by` that is not there, or two runs of one row with one seed, is a `ValueError`."""
+    A column or a value of `by` that is not there, or two runs of one row with one seed,
+    is a `ValueError`."""
     within = [within] if isinstance(within, str) else list(within)
     for name in (value, by, "seed", *within): check_choice("column", name, runs.columns)
     rows = []
     for group, part in runs.groupby(within, sort=False) if within else [((), runs)]:
-        if twice := part[part.duplicated([by, "seed"])][by].tolist():
-            raise ValueError(f"{by}={twice[0]!r} has several runs of one seed; name what tells them apart in `within`.")
-        scores = part.pivot(index="seed", columns=by, values=value)
+        scores = _scores(part, by, value)
         for first, second in pairs:
             a, b = (scores[check_choice(by, name, scores.columns)] for name in (first, second))
-            rows.append(dict(zip(within, group)) | dict(row=first, compared_with=second) | difference(a, b, level, larger))
+            row = dict(zip(within, group)) | dict(row=first, compared_with=second)
+            rows.append(row | difference(a, b, level, larger))
     return pd.DataFrame(rows)
 
-# %% ../nbs/10_compare.ipynb #cbe98194
+# %% ../nbs/10_compare.ipynb #9107343d
 def over_seeds(runs: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    "One row per group of `by` and seed: the mean of `value` over everything else; NaN where one of its runs failed."
+    """One row per group of `by` and seed: the mean of `value` over everything else; NaN where one
+    of its runs failed."""
     for name in (*by, "seed", value): check_choice("column", name, runs.columns)
-    return runs.groupby([*by, "seed"], sort=False)[value].agg(lambda v: v.mean(skipna=False)).reset_index()
+    groups = runs.groupby([*by, "seed"], sort=False)[value]
+    return groups.agg(lambda v: v.mean(skipna=False)).reset_index()
 
-# %% ../nbs/10_compare.ipynb #64d5cb20
-def summarise(frame: pd.DataFrame, by: list[str], values: list[str], level: float = 0.95) -> pd.DataFrame:
-    """One row per group of `by`; for each of `values` its mean, and with ` ±` the half-width of the t interval,
-    with ` n` the number of finite values, with ` failed` that of the others."""
+# %% ../nbs/10_compare.ipynb #7c6380a5
+def summarise(frame: pd.DataFrame, by: list[str], values: list[str],
+              level: float = 0.95) -> pd.DataFrame:
+    """One row per group of `by`; for each of `values` its mean, and with ` ±` the half-width of
+    the t interval, with ` n` the number of finite values, with ` failed` that of the others."""
     for name in (*by, *values): check_choice("column", name, frame.columns)
     rows = []
     for group, part in frame.groupby(by, sort=False, dropna=False):
@@ -105,34 +132,42 @@ def summarise(frame: pd.DataFrame, by: list[str], values: list[str], level: floa
         for name in values:
             finite = part[name][np.isfinite(part[name].astype(float))]
             mean, half = mean_interval(finite, level) if len(finite) else (math.nan, math.nan)
-            row |= {name: mean, f"{name} ±": half, f"{name} n": len(finite), f"{name} failed": len(part) - len(finite)}
+            row |= {name: mean, f"{name} ±": half, f"{name} n": len(finite),
+                    f"{name} failed": len(part) - len(finite)}
         rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/10_compare.ipynb #2b0661f5
+# %% ../nbs/10_compare.ipynb #7624ab86
 def interval_text(mean: float, half: float, n: int, failed: int = 0) -> str:
-    "`0.457 ± 0.031 (n = 3)`: the half-width to two significant digits, the mean to the same place; failures are named."
+    """`0.457 ± 0.031 (n = 3)`: the half-width to two significant digits, the mean to the same
+    place; failures are named."""
     count = f"n = {n}" + (f", {failed} failed" if failed else "")
     if n == 0: return f"none ({count})"
     if not math.isfinite(half): return f"{mean:.3g} ({count})"
     places = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
     return f"{mean:.{places}f} ± {half:.{places}f} ({count})"
 
+# %% ../nbs/10_compare.ipynb #89d1559a
 def readable(summary: pd.DataFrame) -> pd.DataFrame:
-    "`summarise`'s frame with the four columns of each value joined by `interval_text`, to print and to save."
+    """`summarise`'s frame with the four columns of each value joined by `interval_text`,
+    to print and to save."""
     values = [c.removesuffix(" ±") for c in summary.columns if c.endswith(" ±")]
     parts = {v: [v, f"{v} ±", f"{v} n", f"{v} failed"] for v in values}
-    shown = summary.drop(columns=[c for v in values for c in parts[v][1:]]).astype({v: object for v in values})
-    for v in values: shown[v] = [interval_text(*row) for row in summary[parts[v]].itertuples(index=False)]
+    joined = [c for v in values for c in parts[v][1:]]
+    shown = summary.drop(columns=joined).astype({v: object for v in values})
+    for v in values:
+        shown[v] = [interval_text(*row) for row in summary[parts[v]].itertuples(index=False)]
     return shown
 
-# %% ../nbs/10_compare.ipynb #9c81298f
+# %% ../nbs/10_compare.ipynb #95f3d230
 def write_table(frame: pd.DataFrame, folder, name: str, caption: str = "") -> list:
-    "Write `frame` to `folder`/`name` as .csv (full precision), .md and .tex (four digits); return the three paths."
+    """Write `frame` to `folder`/`name` as .csv (full precision), .md and .tex (four digits);
+    return the three paths."""
     from pathlib import Path
     stem = Path(folder)/name
-    latex = frame.to_latex(index=False, escape=True, float_format="%.4g", caption=caption or None, label=f"tab:{name}")
+    latex = frame.to_latex(index=False, escape=True, float_format="%.4g",
+                           caption=caption or None, label=f"tab:{name}")
     heading = f"**{caption}**\n\n" if caption else ""
+    markdown = heading + frame.to_markdown(index=False, floatfmt=".4g") + "\n"
     return [write_text(f"{stem}.csv", frame.to_csv(index=False)),
-            write_text(f"{stem}.md", heading + frame.to_markdown(index=False, floatfmt=".4g") + "\n"),
-            write_text(f"{stem}.tex", latex)]
+            write_text(f"{stem}.md", markdown), write_text(f"{stem}.tex", latex)]

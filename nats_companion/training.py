@@ -6,8 +6,8 @@
 __all__ = ['CHOICES', 'SCHEMES', 'NESTED', 'Config', 'Average', 'Trainer', 'Record', 'should_evaluate', 'checkpoint', 'resume',
            'run', 'measured', 'publish', 'load']
 
-# %% ../nbs/09_training.ipynb #c891e179
-import copy, hashlib, json, math, time
+# %% ../nbs/09_training.ipynb #c1dd181a
+import copy, functools, hashlib, json, math, time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,17 +18,19 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from . import annealing, data, losses, metrics, networks, regularisers
-from .core import RUN_MODULES, check_choice, check_count, check_positive, code_digest, derive_seed, load_tensors, pick_device, provenance, rng, save_tensors, seeded, write_json
+from .core import RUN_MODULES, check_choice, check_count, check_positive, code_digest
+from .core import derive_seed, load_tensors, pick_device, provenance, rng
+from .core import save_tensors, seeded, write_json
 from .nest import READINGS, Nest
 
-# %% ../nbs/09_training.ipynb #e49fcdad
+# %% ../nbs/09_training.ipynb #ff4339b7
 @dataclass(frozen=True)
 class Config:
     "Everything that decides a run. Two equal configurations give bitwise equal runs on a CPU."
     dataset: str = "fashion-mnist-compact"  # a name of data.DATASETS, or folder:PATH
     size: int = 14              # pixels a side; 0 keeps the data as they are (points have no size)
-    split: str = "test"         # evaluated against this split: tune on "validation", report on "test"
-    network: str = "mlp"        # a name of networks.NETWORKS; "biggan" is told the classes of labelled images
+    split: str = "test"         # evaluated on this: tune on "validation", report on "test"
+    network: str = "mlp"        # a name of networks.NETWORKS; "biggan" is told the images' classes
     latent: int = 64            # dimensions of z ~ N(0, I)
     width: int = 128            # units of a hidden layer, or channels of the widest image
     depth: int = 3              # layers of an MLP
@@ -69,34 +71,7 @@ class Config:
         "The run's name: 12 hex digits of the SHA-256 of all fields."
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/09_training.ipynb #8ba42f10
-CHOICES = dict(dataset=data.DATASETS, network=networks.NETWORKS, loss=losses.LOSSES, regulariser=regularisers.REGULARISERS,
-               schedule=annealing.SCHEDULES, reading=READINGS, split=("train", "validation", "test"))
-
-@patch
-def check(self: Config) -> Config:
-    "Return the configuration, or raise a `ValueError` that names the field, its value and what is allowed."
-    for name, allowed in CHOICES.items():
-        if not (name == "dataset" and self.dataset.startswith("folder:")): check_choice(name, getattr(self, name), allowed)  # an image folder is any path
-    for name in ("latent", "width", "depth", "nest", "pool", "epochs", "updates", "batch", "steps", "evaluations"): check_count(name, getattr(self, name))
-    for name in ("first", "last", "eta", "lr_d", "lr_g"): check_positive(name, getattr(self, name))
-    for name in ("strength", "entropy", "beta1", "beta2", "ema"): check_positive(name, getattr(self, name), zero=True)
-    check_count("size", self.size, least=0); check_count("seed", self.seed, least=0); check_count("samples", self.samples, least=2)
-    for name in ("beta1", "beta2", "ema"):
-        if getattr(self, name) >= 1: raise ValueError(f"{name}={getattr(self, name)} is not allowed; give a number in [0, 1).")
-    if self.reading == "flow" and self.pool < self.batch: raise ValueError(f"pool={self.pool} is smaller than batch={self.batch}; reading='flow' draws its minibatches from the pool, so raise pool or lower batch.")
-    if self.steps < self.steps_per_nest: raise ValueError(f"steps={self.steps} is less than one nest of {self.steps_per_nest} discriminator steps; raise steps or lower nest.")
-    try: regularisers.REGULARISERS[self.regulariser](self.strength)
-    except ValueError as error: raise ValueError(f"strength={self.strength} does not suit regulariser={self.regulariser!r}: {error}") from None
-    if losses.LOSSES[self.loss].lipschitz and not self.spectral_norm and self.regulariser not in ("clip", "wgan-gp", "centred"):
-        raise ValueError(f"loss={self.loss!r} needs a Lipschitz discriminator; set spectral_norm=True, or regulariser='clip', 'wgan-gp' or 'centred'.")
-    if self.relation and self.network == "mlp" and self.depth < 2: raise ValueError(f"relation=True with network='mlp' needs depth of at least 2, for the layers before and after the pair is joined; given depth={self.depth}.")
-    if self.conditional:
-        if self.dataset in data.POINTS: raise ValueError(f"network={self.network!r} is told classes, but the points of dataset={self.dataset!r} have none; use labelled images, or network='mlp'.")
-        if self.relation: raise ValueError(f"relation=True does not suit network={self.network!r}, whose discriminator compares a sample with its class, not with an anchor; use network='dcgan' or relation=False.")
-        if self.entropy: raise ValueError(f"entropy={self.entropy} does not suit network={self.network!r}: the bound draws latents without a class; use network='dcgan' or entropy=0.0.")
-    return self
-
+# %% ../nbs/09_training.ipynb #19005a7f
 @patch(as_prop=True)
 def conditional(self: Config) -> bool:
     "Are the networks told classes?"
@@ -112,28 +87,110 @@ def weights(self: Config) -> Tensor:
     "w_1 .. w_M, shape (nest,)."
     return annealing.SCHEDULES[self.schedule](self.nest, self.first, self.last, self.normalise)
 
+# %% ../nbs/09_training.ipynb #e38a115e
+CHOICES = dict(dataset=data.DATASETS, network=networks.NETWORKS, loss=losses.LOSSES,
+               regulariser=regularisers.REGULARISERS, schedule=annealing.SCHEDULES,
+               reading=READINGS, split=("train", "validation", "test"))
+
+@patch
+def check(self: Config) -> Config:
+    """Return the configuration, or raise a `ValueError` that names the field, its value
+    and what is allowed."""
+    _check_fields(self)
+    _check_budget(self)
+    _check_regulariser(self)
+    _check_networks(self)
+    return self
+
+# %% ../nbs/09_training.ipynb #10f077fd
+def _check_fields(config: Config) -> None:
+    "Refuse a value that its field never takes."
+    def given(name): return getattr(config, name)
+    for name, allowed in CHOICES.items():
+        if name == "dataset" and config.dataset.startswith("folder:"): continue  # any path
+        check_choice(name, given(name), allowed)
+    for name in ("latent", "width", "depth", "nest", "pool", "epochs", "updates", "batch",
+                 "steps", "evaluations"):
+        check_count(name, given(name))
+    for name in ("first", "last", "eta", "lr_d", "lr_g"): check_positive(name, given(name))
+    for name in ("strength", "entropy", "beta1", "beta2", "ema"):
+        check_positive(name, given(name), zero=True)
+    for name, least in dict(size=0, seed=0, samples=2).items():
+        check_count(name, given(name), least)
+    for name in ("beta1", "beta2", "ema"):
+        if given(name) >= 1:
+            raise ValueError(f"{name}={given(name)} is not allowed; give a number in [0, 1).")
+
+# %% ../nbs/09_training.ipynb #5d04d33f
+def _check_budget(config: Config) -> None:
+    "Refuse a pool smaller than a minibatch, and a budget smaller than a nest."
+    if config.reading == "flow" and config.pool < config.batch:
+        raise ValueError(f"pool={config.pool} is smaller than batch={config.batch}; reading='flow' "
+                         "draws its minibatches from the pool, so raise pool or lower batch.")
+    if config.steps < config.steps_per_nest:
+        raise ValueError(f"steps={config.steps} is less than one nest of {config.steps_per_nest} "
+                         "discriminator steps; raise steps or lower nest.")
+
+def _check_regulariser(config: Config) -> None:
+    "Refuse a strength that the regulariser does not take, and a Wasserstein loss without a bound."
+    name, bounding = config.regulariser, ("clip", "wgan-gp", "centred")
+    try: regularisers.REGULARISERS[name](config.strength)
+    except ValueError as error:
+        raise ValueError(f"strength={config.strength} does not suit "
+                         f"regulariser={name!r}: {error}") from None
+    bounded = config.spectral_norm or name in bounding
+    if losses.LOSSES[config.loss].lipschitz and not bounded:
+        raise ValueError(f"loss={config.loss!r} needs a Lipschitz discriminator; set "
+                         "spectral_norm=True, or regulariser='clip', 'wgan-gp' or 'centred'.")
+
+# %% ../nbs/09_training.ipynb #74f147f2
+def _check_networks(config: Config) -> None:
+    "Refuse what pairs, or networks that are told classes, cannot go with."
+    if config.relation and config.network == "mlp" and config.depth < 2:
+        raise ValueError("relation=True with network='mlp' needs depth of at least 2, for the "
+                         "layers before and after the pair is joined; "
+                         f"given depth={config.depth}.")
+    if not config.conditional: return
+    if config.dataset in data.POINTS:
+        raise ValueError(f"network={config.network!r} is told classes, but the points of "
+                         f"dataset={config.dataset!r} have none; use labelled images, "
+                         "or network='mlp'.")
+    if config.relation:
+        raise ValueError(f"relation=True does not suit network={config.network!r}, whose "
+                         "discriminator compares a sample with its class, not with an anchor; "
+                         "use network='dcgan' or relation=False.")
+    if config.entropy:
+        raise ValueError(f"entropy={config.entropy} does not suit network={config.network!r}: "
+                         "the bound draws latents without a class; "
+                         "use network='dcgan' or entropy=0.0.")
+
 # %% ../nbs/09_training.ipynb #c6d82e8c
 SCHEMES = {"CTS": dict(nest=1, schedule="constant", reading="sequential"),
            "CTS-5": dict(nest=5, schedule="critic", reading="sequential"),
            "NTS": dict(schedule="constant"),
            "NATS": dict(schedule="geometric")}
 
-# %% ../nbs/09_training.ipynb #6e303467
+# %% ../nbs/09_training.ipynb #2eaa9908
 NESTED = {"constant": "NTS", "geometric": "NATS", "critic": "CTS"}
 
 @patch(as_prop=True)
 def scheme(self: Config) -> str:
-    "CTS, CTS-n (n discriminator steps per generator step), NTS, NATS; for loss `cfg` under `flow`: CFG or annealed CFG; otherwise the schedule's name."
-    if self.loss == "cfg" and self.reading == "flow": return {"constant": "CFG", "geometric": "annealed CFG"}.get(self.schedule, f"{self.schedule} CFG")
+    """CTS, CTS-n (n discriminator steps per generator step), NTS, NATS;
+    for loss `cfg` under `flow`: CFG or annealed CFG; otherwise the schedule's name."""
+    if self.loss == "cfg" and self.reading == "flow":
+        names = {"constant": "CFG", "geometric": "annealed CFG"}
+        return names.get(self.schedule, f"{self.schedule} CFG")
     if self.reading != "flow" and self.nest == 1: return "CTS"
-    return NESTED.get(self.schedule, self.schedule) + (f"-{self.nest}" if self.schedule == "critic" else "")
+    length = f"-{self.nest}" if self.schedule == "critic" else ""
+    return NESTED.get(self.schedule, self.schedule) + length
 
-# %% ../nbs/09_training.ipynb #71678073
+# %% ../nbs/09_training.ipynb #bac739e4
 class Average:
     "The exponential moving average of a module's parameters; buffers are copied."
     def __init__(self, module: nn.Module, decay: float):
-        self.module, self.decay, self.count = copy.deepcopy(module).requires_grad_(False).eval(), decay, 0
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
         self.mine = list(self.module.parameters())
+        self.decay, self.count = decay, 0
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -142,59 +199,96 @@ class Average:
         for mine, theirs in zip(self.mine, module.parameters()): mine.lerp_(theirs, 1 - decay)
         for mine, theirs in zip(self.module.buffers(), module.buffers()): mine.copy_(theirs)
 
-# %% ../nbs/09_training.ipynb #2c22c688
+# %% ../nbs/09_training.ipynb #b1af9919
+def _streams(config: Config, classes: int, device) -> dict[str, torch.Generator]:
+    "The random streams of a run by their use; the order of minibatches is drawn on the CPU."
+    names = ("latents", "data", "penalty", "anchors", "entropy")
+    streams = {name: rng(config.seed, name, device=device) for name in names}
+    streams["order"] = rng(config.seed, "order")
+    if classes: streams["classes"] = rng(config.seed, "classes", device=device)
+    return streams
+
+# %% ../nbs/09_training.ipynb #14585f7d
 class Trainer:
     "The networks, optimizers, random streams and counts of one run; iterate it for records."
     def __init__(self, config: Config, device: str | torch.device = "cpu"):
         self.config, self.device = config.check(), torch.device(device)
-        self.real = data.load(config.dataset, split="train", size=config.size or None, device=self.device)
+        self.real = data.load(config.dataset, split="train", size=config.size or None,
+                              device=self.device)
         self.loss = losses.LOSSES[config.loss]
         self.classes = self.count_classes()
         bare = regularisers.REGULARISERS[config.regulariser](config.strength)
         self.regulariser = regularisers.per_class(bare) if self.classes else bare
-        self.streams = {n: rng(config.seed, n, device=self.device) for n in ("latents", "data", "penalty", "anchors", "entropy")} | {"order": rng(config.seed, "order")}
-        if self.classes: self.streams["classes"] = rng(config.seed, "classes", device=self.device)
+        self.streams = _streams(config, self.classes, self.device)
         self.build_networks()
         self.step = self.iteration = 0
-        self.last = torch.zeros(3, device=self.device)  # discriminator's loss, mean real logit, mean fake logit
-        self.nest = Nest(self.forward_g, self.optimizers["g"], self.latents, config.weights, config.reading, batch=config.batch, pool=config.pool,
-                         eta=config.eta, epochs=config.epochs, updates=config.updates, rng=self.streams["order"])
+        self.last = torch.zeros(3, device=self.device)  # D's loss, mean real and fake logit
+        self.nest = Nest(self.forward_g, self.optimizers["g"], self.latents, config.weights,
+                         config.reading, batch=config.batch, pool=config.pool, eta=config.eta,
+                         epochs=config.epochs, updates=config.updates, rng=self.streams["order"])
 
-    def count_classes(self) -> int:
-        "How many classes the networks are told, 0 for none; a conditional network on unlabelled images is a `ValueError`."
-        if not self.config.conditional: return 0
-        if len(self.real.classes) < 2: raise ValueError(f"network={self.config.network!r} is told classes, but dataset={self.config.dataset!r} has no labels; make a sub-folder for each class, or use network='dcgan'.")
-        return len(self.real.by_class[1])  # which refuses an empty class
+    def autocast(self):
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp)
 
-    def latents(self, n: int) -> Tensor:
-        "Latents (n, latent), with a class each (n, latent+1) for a conditional network."
-        z = torch.randn(n, self.config.latent, generator=self.streams["latents"], device=self.device)
-        return networks.join_class(z, torch.randint(self.classes, (n,), generator=self.streams["classes"], device=self.device)) if self.classes else z
+# %% ../nbs/09_training.ipynb #dbaa6ffe
+@patch
+def count_classes(self: Trainer) -> int:
+    """How many classes the networks are told, 0 for none; a conditional network on unlabelled
+    images is a `ValueError`."""
+    if not self.config.conditional: return 0
+    if len(self.real.classes) < 2:
+        raise ValueError(f"network={self.config.network!r} is told classes, but "
+                         f"dataset={self.config.dataset!r} has no labels; make a sub-folder "
+                         "for each class, or use network='dcgan'.")
+    return len(self.real.by_class[1])  # which refuses an empty class
 
-    def real_beside(self, fake: Tensor) -> Tensor:
-        "As many real samples as `fake` (B, *shape), for a conditional network (B, C+1, H, W) of its classes."
-        if not self.classes: return self.real.sample(len(fake), self.streams["data"])
-        labels = networks.part_class(fake)[1]
-        return networks.join_class(self.real.sample_of(labels, self.streams["data"]), labels)
+# %% ../nbs/09_training.ipynb #dfa30b4c
+@patch
+def latents(self: Trainer, n: int) -> Tensor:
+    "Latents (n, latent), with a class each (n, latent+1) for a conditional network."
+    streams, device = self.streams, self.device
+    z = torch.randn(n, self.config.latent, generator=streams["latents"], device=device)
+    if not self.classes: return z
+    labels = torch.randint(self.classes, (n,), generator=streams["classes"], device=device)
+    return networks.join_class(z, labels)
 
-    def autocast(self): return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp)
+@patch
+def real_beside(self: Trainer, fake: Tensor) -> Tensor:
+    """As many real samples as `fake` (B, *shape), for a conditional network (B, C+1, H, W)
+    of its classes."""
+    if not self.classes: return self.real.sample(len(fake), self.streams["data"])
+    labels = networks.part_class(fake)[1]
+    return networks.join_class(self.real.sample_of(labels, self.streams["data"]), labels)
 
-# %% ../nbs/09_training.ipynb #907494b7
+# %% ../nbs/09_training.ipynb #9e02c883
 @patch
 def build_networks(self: Trainer) -> None:
     "Generator, discriminator, the generator's average and both optimizers, on the device."
     c = self.config
     with seeded(c.seed, "init"):
-        pair = networks.build(c.network, self.real.shape, latent=c.latent, width=c.width, depth=c.depth, spectral_norm=c.spectral_norm, bounded=self.real.bounded, pairs=c.relation, classes=self.classes)
+        pair = networks.build(c.network, self.real.shape, latent=c.latent, width=c.width,
+                              depth=c.depth, spectral_norm=c.spectral_norm,
+                              bounded=self.real.bounded, pairs=c.relation, classes=self.classes)
     layout = dict(memory_format=torch.channels_last) if c.channels_last else {}
     self.generator, self.discriminator = (m.to(self.device, **layout) for m in pair)
     self.average = Average(self.generator, c.ema)
+    self.modules = dict(generator=self.generator, discriminator=self.discriminator,
+                        average=self.average.module)
     compiled = (lambda m: torch.compile(m, backend=c.compile)) if c.compile else (lambda m: m)
     self.forward_g, self.forward_d = compiled(self.generator), compiled(self.discriminator)
-    if c.relation: self.forward_d = networks.Anchored(self.forward_d, lambda n: self.real.sample(n, self.streams["anchors"]))
-    self.optimizers = {n: torch.optim.Adam(m.parameters(), lr, betas=(c.beta1, c.beta2), fused=True)
-                       for n, m, lr in (("g", self.generator, c.lr_g), ("d", self.discriminator, c.lr_d))}
-    self.modules = dict(generator=self.generator, discriminator=self.discriminator, average=self.average.module)
+    if c.relation:
+        def anchors(n): return self.real.sample(n, self.streams["anchors"])
+        self.forward_d = networks.Anchored(self.forward_d, anchors)
+    self._build_optimizers()
+
+# %% ../nbs/09_training.ipynb #b8292431
+@patch
+def _build_optimizers(self: Trainer) -> None:
+    "Adam for both networks; every step of the generator's is counted, and moves the average."
+    c = self.config
+    adam = functools.partial(torch.optim.Adam, betas=(c.beta1, c.beta2), fused=True)
+    self.optimizers = {"g": adam(self.generator.parameters(), c.lr_g),
+                       "d": adam(self.discriminator.parameters(), c.lr_d)}
     if c.entropy: self.regularise_entropy()
     self.generator_steps = 0
     def after_generator_step(*_):
@@ -202,23 +296,30 @@ def build_networks(self: Trainer) -> None:
         self.average.update(self.generator)
     self.optimizers["g"].register_step_post_hook(after_generator_step)
 
+# %% ../nbs/09_training.ipynb #5b16482f
 @patch
 def regularise_entropy(self: Trainer) -> None:
     "Let every generator step climb the variational bound of its entropy too, whatever the scheme."
-    with seeded(self.config.seed, "posterior"):
-        bound = regularisers.EntropyBound(self.forward_g, self.real.shape, self.config.latent, self.config.entropy, batch=self.config.batch, rng=self.streams["entropy"], device=self.device)
+    c = self.config
+    with seeded(c.seed, "posterior"):
+        bound = regularisers.EntropyBound(self.forward_g, self.real.shape, c.latent, c.entropy,
+                                          batch=c.batch, rng=self.streams["entropy"],
+                                          device=self.device)
     bound.attach(self.optimizers["g"])
     self.modules["posterior"], self.optimizers["q"] = bound.posterior, bound.optimizer
 
-# %% ../nbs/09_training.ipynb #f4ea325d
+# %% ../nbs/09_training.ipynb #d7dd89c8
 @patch
 def discriminator_step(self: Trainer, fake: Tensor) -> None:
     "One update of the discriminator on a batch of fakes (B, *shape) and as many real samples."
-    real, fake = (self.regulariser.inputs(x, self.streams["penalty"]) for x in (self.real_beside(fake), fake))
+    draws = self.streams["penalty"]
+    real = self.regulariser.inputs(self.real_beside(fake), draws)
+    fake = self.regulariser.inputs(fake, draws)
     with self.autocast():
-        real_logits, fake_logits = self.forward_d(torch.cat([real, fake])).float().chunk(2)  # one pass: no network here mixes the samples of a batch
+        # one pass over both: no network here mixes the samples of a batch
+        real_logits, fake_logits = self.forward_d(torch.cat([real, fake])).float().chunk(2)
         loss = self.loss.discriminator(real_logits, fake_logits)
-        penalised = loss + self.regulariser.penalty(self.forward_d, real, fake, self.streams["penalty"])
+        penalised = loss + self.regulariser.penalty(self.forward_d, real, fake, draws)
     self.optimizers["d"].zero_grad(set_to_none=True)
     penalised.backward()
     self.optimizers["d"].step()
@@ -226,22 +327,29 @@ def discriminator_step(self: Trainer, fake: Tensor) -> None:
     self.step += 1
     self.last = torch.stack([loss, real_logits.mean(), fake_logits.mean()]).detach()
 
+# %% ../nbs/09_training.ipynb #9f4ad55a
 @patch
 def generator_loss(self: Trainer, fake: Tensor) -> Tensor:
-    "The generator's loss for fakes (B, *shape) that may carry a graph; a relativistic one is given as many real samples."
+    """The generator's loss for fakes (B, *shape) that may carry a graph; a relativistic one is
+    given as many real samples."""
     with self.autocast():
         fake_logits = self.forward_d(self.regulariser.inputs(fake, self.streams["penalty"])).float()
-        return self.loss.generator(self.real_logits(fake) if self.loss.relativistic else torch.zeros_like(fake_logits), fake_logits)
+        real_logits = (self.real_logits(fake) if self.loss.relativistic
+                       else torch.zeros_like(fake_logits))
+        return self.loss.generator(real_logits, fake_logits)
 
 @patch
 @torch.no_grad()
 def real_logits(self: Trainer, fake: Tensor) -> Tensor:
-    "Logits (B,) of real samples drawn beside `fake` for the generator's loss, which has no use for their graph."
-    return self.forward_d(self.regulariser.inputs(self.real_beside(fake), self.streams["penalty"])).float()
+    """Logits (B,) of real samples drawn beside `fake` for the generator's loss, which has
+    no use for their graph."""
+    real = self.regulariser.inputs(self.real_beside(fake), self.streams["penalty"])
+    return self.forward_d(real).float()
 
-# %% ../nbs/09_training.ipynb #c4fafe9d
+# %% ../nbs/09_training.ipynb #46a41179
 class Record(NamedTuple):
-    "One outer iteration: counts so far, then means and losses as 0-dim tensors (reading one waits for the device)."
+    """One outer iteration: counts so far, then means and losses as 0-dim tensors
+    (reading one waits for the device)."""
     step: int              # discriminator steps so far: the budget
     generator_steps: int   # optimizer steps of the generator so far
     iteration: int         # nests so far
@@ -252,24 +360,31 @@ class Record(NamedTuple):
 
 @patch
 def __iter__(self: Trainer) -> Iterator[Record]:
-    "Iterate the nest until another one would exceed the budget of discriminator steps; yield a record after each."
+    """Iterate the nest until another one would exceed the budget of discriminator steps;
+    yield a record after each."""
     while self.step + self.config.steps_per_nest <= self.config.steps:
         generator_loss = self.nest(self.discriminator_step, self.generator_loss).mean()
         self.iteration += 1
-        yield Record(self.step, self.generator_steps, self.iteration, self.last[0], generator_loss, *self.last[1:])
+        counts = self.step, self.generator_steps, self.iteration
+        yield Record(*counts, self.last[0], generator_loss, *self.last[1:])
 
+# %% ../nbs/09_training.ipynb #b1d23371
 @patch
 @torch.no_grad()
 def batches(self: Trainer, n: int, batch: int = 500) -> Iterator[Tensor]:
-    """`n` samples of the averaged generator in tensors of at most (batch, *shape), always from the same latents of this seed.
+    """`n` samples of the averaged generator in tensors of at most (batch, *shape), always from
+    the same latents of this seed.
 
-    A conditional one's are the images alone, sorted by class, equally many of each to within one."""
-    latents = torch.randn(n, self.config.latent, generator=rng(self.config.seed, "evaluation")).to(self.device)
+    A conditional one's are the images alone, sorted by class, equally many of each to within
+    one."""
+    fixed = rng(self.config.seed, "evaluation")
+    latents = torch.randn(n, self.config.latent, generator=fixed).to(self.device)
     if self.classes: latents = networks.join_class(latents, self.sample_classes(n))
     for z in latents.split(batch):
         with self.autocast(): x = self.average.module(z)
         yield (networks.part_class(x)[0] if self.classes else x).float()
 
+# %% ../nbs/09_training.ipynb #2022fb5b
 @patch
 def sample(self: Trainer, n: int) -> Tensor:
     "The `batches` of `n` samples in one tensor (n, *shape)."
@@ -277,89 +392,136 @@ def sample(self: Trainer, n: int) -> Tensor:
 
 @patch
 def sample_classes(self: Trainer, n: int) -> Tensor:
-    "The classes (n,) of the samples that `sample(n)` of a conditional network draws: 0 0 .. 1 1 .., so that rows of n/K images are classes."
+    """The classes (n,) of the samples that `sample(n)` of a conditional network draws:
+    0 0 .. 1 1 .., so that rows of n/K images are classes."""
     return torch.arange(n, device=self.device)*self.classes//n
 
-# %% ../nbs/09_training.ipynb #dd5c9f50
+# %% ../nbs/09_training.ipynb #0a685734
 @patch
 def state(self: Trainer) -> tuple[dict[str, Tensor], dict]:
     "All tensors of the run by name, and its counts."
-    tensors = {f"{name}.{k}": v for name, m in self.modules.items() for k, v in m.state_dict().items()}
-    tensors |= {f"adam.{n}.{i}.{k}": v for n, o in self.optimizers.items() for i, s in o.state_dict()["state"].items() for k, v in s.items()}
-    tensors |= {f"stream.{n}": s.get_state() for n, s in self.streams.items()} | {"last": self.last}
-    return tensors, dict(step=self.step, iteration=self.iteration, generator_steps=self.generator_steps, averaged=self.average.count)
+    tensors = {}
+    for name, module in self.modules.items():
+        tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+    for name, optimizer in self.optimizers.items():
+        for i, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{name}.{i}.{k}": v for k, v in moments.items()}
+    tensors |= {f"stream.{name}": stream.get_state() for name, stream in self.streams.items()}
+    tensors["last"] = self.last
+    return tensors, dict(step=self.step, iteration=self.iteration,
+                         generator_steps=self.generator_steps, averaged=self.average.count)
 
+# %% ../nbs/09_training.ipynb #890f3a50
+def _nested(moments: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    "Adam's state, parameter -> name -> tensor, from tensors under `parameter.name`."
+    found = {}
+    for key, tensor in moments.items():
+        parameter, name = key.split(".")
+        found.setdefault(int(parameter), {})[name] = tensor
+    return found
+
+# %% ../nbs/09_training.ipynb #381f25bf
 @patch
 def restore(self: Trainer, tensors: dict[str, Tensor], counts: dict) -> None:
     "Put a state back, as `state` gave it; random streams of another kind of device start afresh."
-    def part(prefix): return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    for name, m in self.modules.items(): m.load_state_dict(part(f"{name}."))
-    for n, optimizer in self.optimizers.items():
-        saved = {}
-        for k, v in part(f"adam.{n}.").items(): saved.setdefault(int(k.split(".")[0]), {})[k.split(".")[1]] = v
-        optimizer.load_state_dict(dict(state=saved, param_groups=optimizer.state_dict()["param_groups"]))
+    def part(prefix):
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    for name, module in self.modules.items(): module.load_state_dict(part(f"{name}."))
+    for name, optimizer in self.optimizers.items():
+        moments, groups = _nested(part(f"adam.{name}.")), optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict(dict(state=moments, param_groups=groups))
     self.last = tensors["last"].to(self.device)
-    self.step, self.iteration, self.generator_steps, self.average.count = (counts[k] for k in ("step", "iteration", "generator_steps", "averaged"))
-    for n, stream in self.streams.items():
-        state = tensors[f"stream.{n}"].cpu()
+    self.step, self.iteration = counts["step"], counts["iteration"]
+    self.generator_steps, self.average.count = counts["generator_steps"], counts["averaged"]
+    for name, stream in self.streams.items():
+        state = tensors[f"stream.{name}"].cpu()
         if len(state) == len(stream.get_state()): stream.set_state(state)
-        else: stream.manual_seed(derive_seed(self.config.seed, n, self.step))  # one of a GPU means nothing to a CPU, nor the other way round
+        else: stream.manual_seed(derive_seed(self.config.seed, name, self.step))
 
-# %% ../nbs/09_training.ipynb #001b62c1
+# %% ../nbs/09_training.ipynb #95719224
 def should_evaluate(step: int, evaluated: int, config: Config) -> bool:
-    "Whether the next of the evenly spaced evaluation points has been reached; the last one is the last whole nest."
+    """Whether the next of the evenly spaced evaluation points has been reached;
+    the last one is the last whole nest."""
     whole = config.steps - config.steps % config.steps_per_nest
     return step >= whole*(evaluated + 1)/config.evaluations
 
+# %% ../nbs/09_training.ipynb #0ba2e101
 def checkpoint(path: Path, trainer: Trainer, history: list, cost: dict) -> None:
     "Write the run as it stands."
     tensors, counts = trainer.state()
-    save_tensors(path, tensors, key=trainer.config.key, code=code_digest(*RUN_MODULES), counts=counts, history=history, cost=cost)
+    save_tensors(path, tensors, key=trainer.config.key, code=code_digest(*RUN_MODULES),
+                 counts=counts, history=history, cost=cost)
 
 def resume(path: Path, trainer: Trainer) -> tuple[list, dict]:
-    "Continue from `path` where it holds a checkpoint of the same configuration made by the same code; return its history and cost so far."
+    """Continue from `path` where it holds a checkpoint of the same configuration made by the same
+    code; return its history and cost so far."""
     fresh = [], dict(cpu_seconds=0.0, wall_seconds=0.0, evaluation_seconds=0.0)
     if not path.exists(): return fresh
     tensors, meta = load_tensors(path)
-    if meta["key"] != trainer.config.key: raise ValueError(f"{path} holds a checkpoint of run {meta['key']}, not of {trainer.config.key}; use another folder or delete it.")
-    if meta["code"] != code_digest(*RUN_MODULES): return fresh  # half of a run by other code is no half of this one
+    if meta["key"] != trainer.config.key:
+        raise ValueError(f"{path} holds a checkpoint of run {meta['key']}, not of "
+                         f"{trainer.config.key}; use another folder or delete it.")
+    if meta["code"] != code_digest(*RUN_MODULES): return fresh  # no half of a run of this code
     trainer.restore(tensors, meta["counts"])
     return meta["history"], meta["cost"]
 
-# %% ../nbs/09_training.ipynb #b6e0857b
-def run(config: Config, folder, device: str = "cpu", progress: bool = True, checkpoint_seconds: float = 30.0) -> dict:
-    """Train `config`, evaluating as it goes, and publish `folder`/result.json, samples.safetensors and state.safetensors; return the result.
+# %% ../nbs/09_training.ipynb #2f7b81d4
+def run(config: Config, folder, device: str = "cpu", progress: bool = True,
+        checkpoint_seconds: float = 30.0) -> dict:
+    """Train `config`, evaluating as it goes, and publish `folder`/result.json, samples.safetensors
+    and state.safetensors; return the result.
 
-    A folder that holds a checkpoint of this run is continued; one that holds a result is a `ValueError`."""
+    A folder that holds a checkpoint of this run is continued; one that holds a result is a
+    `ValueError`."""
     folder = Path(folder)
-    if (folder/"result.json").exists(): raise ValueError(f"{folder} holds a finished run; use another folder, or runs.obtain, which takes up a result that is current.")
+    if (folder/"result.json").exists():
+        raise ValueError(f"{folder} holds a finished run; use another folder, or runs.obtain, "
+                         "which takes up a result that is current.")
     device = pick_device(str(device))
     origin = provenance(device)  # of the code that is about to run
-    trainer, target = Trainer(config, device), metrics.reference(config.dataset, split=config.split, size=config.size or None)
-    history, cost = resume(folder/"checkpoint.safetensors", trainer)
-    for row in measured(trainer, target, history, cost, folder/"checkpoint.safetensors", progress, checkpoint_seconds): history.append(row)
+    trainer = Trainer(config, device)
+    target = metrics.reference(config.dataset, split=config.split, size=config.size or None)
+    path = folder/"checkpoint.safetensors"
+    history, cost = resume(path, trainer)
+    for row in measured(trainer, target, history, cost, path, progress, checkpoint_seconds):
+        history.append(row)
     return publish(folder, trainer, target, history, cost, origin)
 
-# %% ../nbs/09_training.ipynb #948bcfdf
-def measured(trainer, target, history, cost, path, progress, checkpoint_seconds) -> Iterator[dict]:
-    "Train to the end; yield a row of metrics at each evaluation point; keep `cost` and the checkpoint at `path` up to date."
-    from tqdm.auto import tqdm
-    config, saved = trainer.config, time.monotonic()
-    cpu, wall = time.process_time(), time.monotonic()
-    def clock(*names):
-        nonlocal cpu, wall
+# %% ../nbs/09_training.ipynb #2a7ffac6
+def _stopwatch(cost: dict):
+    "A function that adds the CPU and the wall seconds since its last call to the `cost` so named."
+    then = time.process_time(), time.monotonic()
+    def lap(*names):
+        nonlocal then
         now = time.process_time(), time.monotonic()
-        for name, seconds in zip(names, (now[0] - cpu, now[1] - wall)): cost[name] += seconds
-        cpu, wall = now
-    with tqdm(total=config.steps, initial=trainer.step, desc=f"{config.scheme} {config.reading} {config.loss} seed {config.seed}", unit="step", mininterval=2, disable=not progress) as bar:
+        for name, begin, end in zip(names, then, now): cost[name] += end - begin
+        then = now
+    return lap
+
+# %% ../nbs/09_training.ipynb #68071385
+def _evaluated(trainer: Trainer, record: Record, target, cost: dict, clock) -> dict:
+    "The row of metrics at one evaluation point: all at the last, on the way the headline alone."
+    config = trainer.config
+    scalars = {k: float(v) for k, v in record._asdict().items()}  # waits for the device
+    clock("cpu_seconds", "wall_seconds")
+    final = record.step + config.steps_per_nest > config.steps
+    samples = (x.cpu() for x in trainer.batches(config.samples))  # never all in memory
+    scores = metrics.evaluate(samples, target, brief=not final)
+    return scalars | scores | dict(cpu_seconds=cost["cpu_seconds"])
+
+# %% ../nbs/09_training.ipynb #33a2dd25
+def measured(trainer, target, history, cost, path, progress, checkpoint_seconds) -> Iterator[dict]:
+    """Train to the end; yield a row of metrics at each evaluation point; keep `cost` and the
+    checkpoint at `path` up to date."""
+    from tqdm.auto import tqdm
+    config, saved, clock = trainer.config, time.monotonic(), _stopwatch(cost)
+    name = f"{config.scheme} {config.reading} {config.loss} seed {config.seed}"
+    with tqdm(total=config.steps, initial=trainer.step, desc=name, unit="step", mininterval=2,
+              disable=not progress) as bar:
         for record in trainer:
             bar.update(record.step - bar.n)
             if should_evaluate(record.step, len(history), config):
-                scalars = {k: float(v) for k, v in record._asdict().items()}  # waits for the device
-                clock("cpu_seconds", "wall_seconds")
-                final = record.step + config.steps_per_nest > config.steps  # every metric at the end, the headline on the way
-                scores = metrics.evaluate((x.cpu() for x in trainer.batches(config.samples)), target, brief=not final)  # batch by batch: the images are never all in memory
-                yield scalars | scores | dict(cpu_seconds=cost["cpu_seconds"])
+                yield _evaluated(trainer, record, target, cost, clock)
                 clock("evaluation_seconds")
             if time.monotonic() - saved > checkpoint_seconds:
                 clock("cpu_seconds", "wall_seconds")
@@ -367,25 +529,30 @@ def measured(trainer, target, history, cost, path, progress, checkpoint_seconds)
                 saved = time.monotonic()
     clock("cpu_seconds", "wall_seconds")
 
-# %% ../nbs/09_training.ipynb #5b407f9d
-def publish(folder: Path, trainer: Trainer, target, history: list[dict], cost: dict, origin: dict) -> dict:
+# %% ../nbs/09_training.ipynb #d6ef6c87
+def publish(folder: Path, trainer: Trainer, target, history: list[dict], cost: dict,
+            origin: dict) -> dict:
     "Write samples, final state and result of a finished run; return the result."
     config, headline = trainer.config, target.label
     values = [row[headline] for row in history if math.isfinite(row[headline])]
     last = {k: v for k, v in history[-1].items() if k not in Record._fields and k != "cpu_seconds"}
-    result = dict(key=config.key, config=config.to_dict(), scheme=config.scheme, metrics=last | {f"best {headline}": min(values, default=math.nan)}, headline=headline,
-                  history=history, cost=cost | dict(steps=trainer.step, generator_steps=trainer.generator_steps), data=getattr(trainer.real, "source", "drawn from its density"),
-                  provenance=origin)
-    save_tensors(folder/"samples.safetensors", {"samples": trainer.sample(8*trainer.classes or (64 if trainer.real.bounded else 2000)).half()})  # with classes, a row of 8 for each
+    result = dict(key=config.key, config=config.to_dict(), scheme=config.scheme,
+                  metrics=last | {f"best {headline}": min(values, default=math.nan)},
+                  headline=headline, history=history,
+                  cost=cost | dict(steps=trainer.step, generator_steps=trainer.generator_steps),
+                  data=getattr(trainer.real, "source", "drawn from its density"), provenance=origin)
+    many = 8*trainer.classes or (64 if trainer.real.bounded else 2000)  # a row of 8 for each class
+    save_tensors(folder/"samples.safetensors", {"samples": trainer.sample(many).half()})
     tensors, counts = trainer.state()
     save_tensors(folder/"state.safetensors", tensors, config=config.to_dict(), counts=counts)
     write_json(folder/"result.json", result)
     (folder/"checkpoint.safetensors").unlink(missing_ok=True)
     return result
 
-# %% ../nbs/09_training.ipynb #a413fa90
+# %% ../nbs/09_training.ipynb #041a1b55
 def load(folder, device: str = "cpu") -> Trainer:
-    "The trainer of a finished run as it stood at its end, with everything needed to look at its networks or to go on."
+    """The trainer of a finished run as it stood at its end, with everything needed to look at its
+    networks or to go on."""
     tensors, meta = load_tensors(Path(folder)/"state.safetensors")
     trainer = Trainer(Config(**meta["config"]), device)
     trainer.restore(tensors, meta["counts"])
