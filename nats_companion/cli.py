@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'ITEMS', 'JOBS', 'DEVICE', 'COSTS', 'COMMANDS', 'parser', 'add_reproduce', 'add_verify', 'add_cost',
-           'add_bench', 'cost', 'about', 'list_items', 'show_item', 'results', 'price_items', 'price_line', 'reproduce',
+           'add_bench', 'cost', 'about', 'list_items', 'show_item', 'results', 'price_line', 'price_items', 'reproduce',
            'verify', 'bench', 'say', 'main']
 
-# %% ../nbs/23_cli.ipynb #0bc32db6
+# %% ../nbs/23_cli.ipynb #25c563ef
 import argparse, os, sys
 from pathlib import Path
 
 from . import core
 from .engine import shown
-from .items import SCALES, Item, find_items, notebooks_folder, parse_pairs, resolve, select
+from .items import (SCALES, Item, find_items, notebooks_folder, parse_pairs, resolve,
+                                  select)
 from .prices import costs_file, duration, read_costs, read_index, reports
 
-# %% ../nbs/23_cli.ipynb #ddfd4c0a
+# %% ../nbs/23_cli.ipynb #3dbff05e
 SCALE = f"one of {', '.join(SCALES)}"
 ITEMS = "names as `list` shows them, or paper, theory, all"
 JOBS = "notebooks executed at once (default: the number of cores, or of GPUs)"
@@ -28,34 +29,54 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="nats-companion", description=about)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--notebooks", metavar="DIR", help="folder with paper/ and experiments/run.ipynb (default: nbs/ of the clone)")
-    commands.add_parser("list", parents=[where], help="every item, what it shows, and its cost, measured or predicted")
-    show = commands.add_parser("show", parents=[where], help="one item: claim, parameters, results")
+    where.add_argument("--notebooks", metavar="DIR",
+        help="folder with paper/ and experiments/run.ipynb (default: nbs/ of the clone)")
+    commands.add_parser("list", parents=[where],
+        help="every item, what it shows, and its cost, measured or predicted")
+    show = commands.add_parser("show", parents=[where],
+        help="one item: claim, parameters, results")
     show.add_argument("item", metavar="ITEM")
-    add_cost(commands.add_parser("cost", parents=[where], help="what items will take on this machine, from the time of single calls"))
-    add_reproduce(commands.add_parser("reproduce", parents=[where], help="train what is missing and execute the items' notebooks"))
-    add_verify(commands.add_parser("verify", help="train a cheap sample of the committed runs anew and compare"))
-    add_bench(commands.add_parser("bench", help="ratios against hand-written and other code, measured side by side"))
+    add_cost(commands.add_parser("cost", parents=[where],
+        help="what items will take on this machine, from the time of single calls"))
+    add_reproduce(commands.add_parser("reproduce", parents=[where],
+        help="train what is missing and execute the items' notebooks"))
+    add_verify(commands.add_parser("verify",
+        help="train a cheap sample of the committed runs anew and compare"))
+    add_bench(commands.add_parser("bench",
+        help="ratios against hand-written and other code, measured side by side"))
     return top
 
+# %% ../nbs/23_cli.ipynb #6ac39643
 def add_reproduce(make: argparse.ArgumentParser) -> None:
     "The arguments of `reproduce`; their meaning is that of `repro.reproduce`."
-    make.add_argument("items", nargs="*", metavar="ITEM", help=f"{ITEMS} (default: the headline set)")
+    make.add_argument("items", nargs="*", metavar="ITEM",
+        help=f"{ITEMS} (default: the headline set)")
     make.add_argument("--scale", default="cpu", help=f"{SCALE} (default: cpu)")
-    make.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: as the scale says)")
-    make.add_argument("--out", metavar="DIR", help="folder for results (default: reports/local/SCALE)")
+    make.add_argument("--seeds", type=int, metavar="N",
+        help="number of seeds (default: as the scale says)")
+    make.add_argument("--out", metavar="DIR",
+        help="folder for results (default: reports/local/SCALE)")
     make.add_argument("--device", default="auto", help=f"{DEVICE} (default: auto)")
-    make.add_argument("--jobs", type=int, metavar="N", help=f"{JOBS}; more of them than GPUs share the GPUs; on a cluster as the profile says")
-    make.add_argument("--profile", metavar="NAME|DIR", help="a Snakemake profile, to run on a cluster: slurm is an example to copy from nbs/experiments/")
-    make.add_argument("-p", dest="pairs", action="append", metavar="name=value", help="a parameter of the items, as a Python literal; may be repeated")
-    make.add_argument("--dry-run", action="store_true", help="only say what would be trained, reused and executed")
-    make.add_argument("--force", action="store_true", help="execute item notebooks again even if nothing they show has changed")
+    make.add_argument("--jobs", type=int, metavar="N",
+        help=f"{JOBS}; more of them than GPUs share the GPUs; on a cluster as the profile says")
+    make.add_argument("--profile", metavar="NAME|DIR",
+        help="a Snakemake profile, to run on a cluster: "
+             "slurm is an example to copy from nbs/experiments/")
+    make.add_argument("-p", dest="pairs", action="append", metavar="name=value",
+        help="a parameter of the items, as a Python literal; may be repeated")
+    make.add_argument("--dry-run", action="store_true",
+        help="only say what would be trained, reused and executed")
+    make.add_argument("--force", action="store_true",
+        help="execute item notebooks again even if nothing they show has changed")
 
+# %% ../nbs/23_cli.ipynb #8e18f8e7
 def add_verify(check: argparse.ArgumentParser) -> None:
     "The arguments of `verify`; their meaning is that of `agreement.verify`."
     check.add_argument("--scale", default="cpu", help="whose committed runs (default: cpu)")
-    check.add_argument("--seconds", type=float, default=60.0, metavar="S", help="CPU seconds that the runs took when they were committed, together (default: 60)")
-    check.add_argument("--out", metavar="DIR", help="folder to keep the runs in (default: they are deleted)")
+    check.add_argument("--seconds", type=float, default=60.0, metavar="S",
+        help="CPU seconds that the runs took when they were committed, together (default: 60)")
+    check.add_argument("--out", metavar="DIR",
+        help="folder to keep the runs in (default: they are deleted)")
 
 def add_cost(price: argparse.ArgumentParser) -> None:
     "The arguments of `cost`."
@@ -63,30 +84,44 @@ def add_cost(price: argparse.ArgumentParser) -> None:
     price.add_argument("--scale", help=f"{SCALE} (default: each of them)")
     price.add_argument("--device", default="auto", help=f"{DEVICE} (default: auto)")
     price.add_argument("--jobs", type=int, metavar="N", help=JOBS)
-    price.add_argument("--out", metavar="DIR", help="folder for costs.json, which `list` reads, and for the speeds (default: reports/local)")
+    price.add_argument("--out", metavar="DIR",
+        help="folder for costs.json, which `list` reads, and for the speeds "
+             "(default: reports/local)")
 
+# %% ../nbs/23_cli.ipynb #90152b65
 def add_bench(time: argparse.ArgumentParser) -> None:
     "The arguments of `bench`."
-    time.add_argument("benchmarks", nargs="*", metavar="NAME", help="names of benchmarks (default: all)")
-    time.add_argument("--rounds", type=int, metavar="N", help="rounds of each (default: its own number)")
-    time.add_argument("--out", metavar="FILE", help="JSON file to enter the results in (default: reports/bench/cpu.json); tables and plots go to the folder of the same name")
-    time.add_argument("--peers", metavar="DIR", help="folder with checkouts of the peers: cfg-gan-pt, mimicry, PyTorch-StudioGAN, pytorch-fid, torch-fidelity")
+    time.add_argument("benchmarks", nargs="*", metavar="NAME",
+        help="names of benchmarks (default: all)")
+    time.add_argument("--rounds", type=int, metavar="N",
+        help="rounds of each (default: its own number)")
+    time.add_argument("--out", metavar="FILE",
+        help="JSON file to enter the results in (default: reports/bench/cpu.json); "
+             "tables and plots go to the folder of the same name")
+    time.add_argument("--peers", metavar="DIR",
+        help="folder with checkouts of the peers: "
+             "cfg-gan-pt, mimicry, PyTorch-StudioGAN, pytorch-fid, torch-fidelity")
     time.add_argument("--device", default="cpu", help=f"{DEVICE} (default: cpu)")
 
-# %% ../nbs/23_cli.ipynb #82bbdcfb
+# %% ../nbs/23_cli.ipynb #c5a8c6f4
 def cost(item: Item, scale: str, predicted: dict) -> str:
-    "What `item` cost at `scale` when the committed results were made, or what it is `predicted` to (as `prices.read_costs` gives it), or `not measured`."
+    """What `item` cost at `scale` when the committed results were made, or what it is
+    `predicted` to (as `prices.read_costs` gives it), or `not measured`."""
     entry = read_index(reports(scale))["items"].get(item.name)
     if entry: return f"{duration(entry['cpu_seconds'])} of CPU, {len(entry['runs'])} runs"
     price = predicted.get(item.name, {}).get(scale)
     if not price or price["cells"] != item.digest: return "not measured"
     device = price["device"].upper().replace("CUDA", "GPU")
-    return f"predicted {about(price)}{duration(price['cpu_seconds'])} of {device}, {price['runs']} runs"
+    seconds = about(price) + duration(price["cpu_seconds"])
+    return f"predicted {seconds} of {device}, {price['runs']} runs"
 
 def about(price: dict) -> str: return "~" if price["extrapolated"] else ""
 
-COSTS = """Costs are CPU time over all seeds; a run shared by several items is counted in each. They are those of the results in reports/;
-where it says predicted, those of the cost model, see nats-companion cost (~: extrapolated from other scales).
+# %% ../nbs/23_cli.ipynb #578fe708
+COSTS = """Costs are CPU time over all seeds; a run shared by several items is counted in each. \
+They are those of the results in reports/;
+where it says predicted, those of the cost model, see nats-companion cost \
+(~: extrapolated from other scales).
 Reproduce one with: nats-companion reproduce ITEM --scale cpu"""
 
 def list_items(notebooks=None) -> str:
@@ -95,22 +130,31 @@ def list_items(notebooks=None) -> str:
     for item in find_items(notebooks_folder(notebooks)).values():
         costs = "; ".join(f"{scale}: {cost(item, scale, predicted)}" for scale in SCALES)
         aside = "" if item.headline else " (not in the headline set)"
-        lines += [f"{item.name}: {item.title}{aside}", f"    {item.claim}", f"    notebook  {shown(item.path)}", f"    cost      {costs}", ""]
+        lines += [f"{item.name}: {item.title}{aside}", f"    {item.claim}",
+                  f"    notebook  {shown(item.path)}", f"    cost      {costs}", ""]
     return "\n".join([*lines, COSTS])
 
-# %% ../nbs/23_cli.ipynb #92664c77
+# %% ../nbs/23_cli.ipynb #1c28c49e
 def show_item(name: str, notebooks=None) -> str:
-    "One item: claim, its parameters with their values at each scale, and its results where there are any."
+    """One item: claim, its parameters with their values at each scale,
+    and its results where there are any."""
     items = find_items(notebooks)
     item = items[core.check_choice("item", name, items)]
     at = {scale: resolve([item], scale)[name] for scale in SCALES}
     asked = [n for n in item.parameters if n not in ("scale", "out", "device")]
-    rows = [["parameter", *SCALES], *([n, *(repr(at[scale][n]) for scale in SCALES)] for n in asked)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(SCALES) + 1)]
-    table = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
+    rows = [["parameter", *SCALES]]
+    rows += [[n, *(repr(at[scale][n]) for scale in SCALES)] for n in asked]
     made = [text for scale in SCALES for text in results(name, scale)]
-    return "\n".join([f"{item.name}: {item.title}", "", item.claim, "", f"notebook: {shown(item.path)}", "", *table, *made])
+    return "\n".join([f"{item.name}: {item.title}", "", item.claim, "",
+                      f"notebook: {shown(item.path)}", "", *_columns(rows), *made])
 
+def _columns(rows: list[list[str]]) -> list[str]:
+    "A line for each of `rows`, the columns below each other."
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip()
+            for row in rows]
+
+# %% ../nbs/23_cli.ipynb #33399d10
 def results(name: str, scale: str) -> list[str]:
     "Paragraphs about the results of item `name` at `scale`: committed ones, and those made here."
     found = []
@@ -118,14 +162,24 @@ def results(name: str, scale: str) -> list[str]:
         entry = read_index(out)["items"].get(name)
         if not entry: continue
         tables = [out/f for f in entry["files"] if f.startswith("tables/") and f.endswith(".md")]
-        found += ["", f"results at scale {scale} (commit {entry['commit']}, {entry['parameters']['seeds']} seeds):", ""]
-        found += [path.read_text(encoding="utf-8") for path in tables if path.exists()] + [f"  {shown(out/f)}" for f in entry["files"]]
+        origin = f"commit {entry['commit']}, {entry['parameters']['seeds']} seeds"
+        found += ["", f"results at scale {scale} ({origin}):", ""]
+        found += [path.read_text(encoding="utf-8") for path in tables if path.exists()]
+        found += [f"  {shown(out/f)}" for f in entry["files"]]
     return found
 
-# %% ../nbs/23_cli.ipynb #7667b2e4
-def price_items(names, scale: str | None = None, device: str = "auto", jobs: int | None = None, out=None, notebooks=None) -> str:
-    "Predict what items cost at `scale` (None: at each), write it to costs.json in `out`, and return it as a table."
-    items = select(names or ["all"], notebooks)                        # a wrong name is refused before a kernel is timed
+# %% ../nbs/23_cli.ipynb #8655bdb0
+def price_line(name: str, scale: str, price: dict) -> str:
+    "One row of the table of prices."
+    time, wall = (about(price) + duration(price[of]) for of in ("cpu_seconds", "wall_seconds"))
+    return f"{name:<18}{scale:<7}{price['runs']:>6}{time:>12}{wall:>12}"
+
+# %% ../nbs/23_cli.ipynb #a3544cfa
+def price_items(names, scale: str | None = None, device: str = "auto", jobs: int | None = None,
+                out=None, notebooks=None) -> str:
+    """Predict what items cost at `scale` (None: at each), write it to costs.json in `out`,
+    and return it as a table."""
+    items = select(names or ["all"], notebooks)   # a wrong name is refused before a kernel is timed
     if scale is not None: core.check_choice("scale", scale, SCALES)
     if jobs is not None: core.check_count("jobs", jobs)
     from nats_companion.cost import Speeds
@@ -138,19 +192,18 @@ def price_items(names, scale: str | None = None, device: str = "auto", jobs: int
         found = item_prices(items, s, speeds, jobs)
         write_costs(path, s, found)
         lines += [price_line(name, s, price) for name, price in found.items()]
-    kind, at_once = "CPU" if speeds.device == "cpu" else "GPU", next(iter(found.values()))["jobs"] if found else jobs
-    return "\n".join([*lines, f"time: {kind} time; wall: with {at_once} jobs; both if nothing were there yet; ~: extrapolated from other scales. Written to {shown(path)}."])
+    kind = "CPU" if speeds.device == "cpu" else "GPU"
+    at_once = next(iter(found.values()))["jobs"] if found else jobs
+    legend = (f"time: {kind} time; wall: with {at_once} jobs; both if nothing were there yet; "
+              f"~: extrapolated from other scales. Written to {shown(path)}.")
+    return "\n".join([*lines, legend])
 
-def price_line(name: str, scale: str, price: dict) -> str:
-    "One row of the table of prices."
-    time, wall = (about(price) + duration(price[of]) for of in ("cpu_seconds", "wall_seconds"))
-    return f"{name:<18}{scale:<7}{price['runs']:>6}{time:>12}{wall:>12}"
-
-# %% ../nbs/23_cli.ipynb #3aa8a661
+# %% ../nbs/23_cli.ipynb #212c1ca8
 def reproduce(given: argparse.Namespace) -> int:
     from nats_companion import repro
-    index = repro.reproduce(given.items, given.scale, given.seeds, given.out, given.device, given.jobs, parse_pairs(given.pairs),
-                            given.dry_run, given.force, given.notebooks, given.profile)
+    index = repro.reproduce(given.items, given.scale, given.seeds, given.out, given.device,
+                            given.jobs, parse_pairs(given.pairs), given.dry_run, given.force,
+                            given.notebooks, given.profile)
     return 1 if index.get("failed") and not given.dry_run else 0
 
 def verify(given: argparse.Namespace) -> int:
@@ -160,20 +213,24 @@ def verify(given: argparse.Namespace) -> int:
     return int((table.result == "differs").any())
 
 def bench(given: argparse.Namespace) -> int:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when NumPy and torch are imported: one thread for the peers too
-    import pandas as pd
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when NumPy and torch are imported:
+    import pandas as pd                            # one thread for the peers too
     from nats_companion import bench
     found = bench.bench(given.benchmarks, given.rounds, given.out, given.peers, given.device)
     print(pd.DataFrame([result.row() for result in found]).to_markdown(index=False))
-    if any(result.values for result in found): print("table, plots and profiles:", shown(bench.page(given.out or bench.RESULTS)))
+    if any(result.values for result in found):
+        print("table, plots and profiles:", shown(bench.page(given.out or bench.RESULTS)))
     return 0
 
+# %% ../nbs/23_cli.ipynb #db318ecc
 def say(text: str) -> int:
     print(text)
     return 0
 
-COMMANDS = {"list": lambda given: say(list_items(given.notebooks)), "show": lambda given: say(show_item(given.item, given.notebooks)),
-            "cost": lambda given: say(price_items(given.items, given.scale, given.device, given.jobs, given.out, given.notebooks)),
+COMMANDS = {"list": lambda given: say(list_items(given.notebooks)),
+            "show": lambda given: say(show_item(given.item, given.notebooks)),
+            "cost": lambda given: say(price_items(given.items, given.scale, given.device,
+                                                  given.jobs, given.out, given.notebooks)),
             "reproduce": reproduce, "verify": verify, "bench": bench}
 
 def main(arguments: list[str] | None = None) -> int:
@@ -184,5 +241,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"nats-companion: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nnats-companion: stopped; what is finished is kept, and the same command goes on from there.", file=sys.stderr)
+        print("\nnats-companion: stopped; what is finished is kept, "
+              "and the same command goes on from there.", file=sys.stderr)
         return 130

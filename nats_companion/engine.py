@@ -14,7 +14,7 @@ from pathlib import Path
 from . import core
 from .jobs import Job, Report, job_file, killed, log_path, report_file
 
-# %% ../nbs/18_engine.ipynb #bc4a8c25
+# %% ../nbs/18_engine.ipynb #4f5134de
 def cores() -> int:
     "CPU cores this process may use; affinity and a container's quota count."
     import joblib
@@ -24,13 +24,14 @@ def visible_gpus() -> list[str]:
     "The GPUs of this machine that torch sees, as CUDA_VISIBLE_DEVICES names them."
     import torch
     count = torch.cuda.device_count()
-    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
+    every = ",".join(map(str, range(count)))
+    return os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")[:count]
 
 def gpu_slots(gpus: list[str], jobs: int | None) -> list[str]:
     "`gpus`, each as often as it has to take a job where more `jobs` than GPUs were asked for."
     return gpus*math.ceil((jobs or 1)/max(1, len(gpus)))
 
-# %% ../nbs/18_engine.ipynb #74c4f137
+# %% ../nbs/18_engine.ipynb #18743a36
 SNAKEFILE = """import json, sys
 jobs = json.load(open("plan.json"))
 
@@ -49,48 +50,59 @@ for job in jobs:
         shell: "{sys.executable:q} -m nats_companion.jobs {params:q} > {log:q} 2>&1"
 """
 
+# %% ../nbs/18_engine.ipynb #2045a0db
 def hand_over(jobs: list[Job], folder) -> None:
     "Write into `folder` what Snakemake needs to execute `jobs`, the first of them first."
     core.write_text(Path(folder)/"Snakefile", SNAKEFILE)
-    rows = [dict(name=job.name, file=job_file("", job.name).name, report=report_file("", job.name).name,
-                 after=[report_file("", name).name for name in job.after], log=os.path.relpath(job.log, folder),
-                 priority=len(jobs) - place, gpu=int(job.parameters.get("device") == "cuda"))
+    rows = [dict(name=job.name, file=job_file("", job.name).name,
+                 report=report_file("", job.name).name,
+                 after=[report_file("", name).name for name in job.after],
+                 log=os.path.relpath(job.log, folder), priority=len(jobs) - place,
+                 gpu=int(job.parameters.get("device") == "cuda"))
             for place, job in enumerate(jobs)]
     core.write_json(Path(folder)/"plan.json", rows)
     for job in jobs: job.write(folder)
 
+# %% ../nbs/18_engine.ipynb #380ed147
 def engine_command(folder, limit: int, profile=None, gpus=()) -> list[str]:
     "The command that executes what was handed over in `folder`, at most `limit` jobs at once."
     where = ["--snakefile", str(Path(folder)/"Snakefile"), "--directory", str(folder)]
     settings = ["--profile", str(profile or "none"), "--workflow-profile", "none"]
     slots = [] if profile else ["--resources", f"gpu={len(gpus)}"]
     manner = ["--keep-going", "--nolock", "--scheduler", "greedy", "--nocolor"]
-    return [sys.executable, "-m", "snakemake", *where, *settings, "--jobs", str(limit), *slots, *manner]
+    limits = ["--jobs", str(limit), *slots]
+    return [sys.executable, "-m", "snakemake", *where, *settings, *limits, *manner]
 
-# %% ../nbs/18_engine.ipynb #4d78bcf6
+# %% ../nbs/18_engine.ipynb #d7bcafe5
 def engine(jobs: list[Job],      # in the order in which they should start, as far as `after` allows
            out,                  # folder of results
            limit: int,           # jobs at once
            profile=None,         # folder of a Snakemake profile, for a cluster; None: this machine
            gpus=()) -> Iterator[list[tuple[Job, Report]]]:
-    """Have Snakemake execute `jobs`; yield, several times a second, those that ended since, with their reports.
+    """Have Snakemake execute `jobs`; yield, several times a second, those that ended since,
+    with their reports.
 
-    Leaving the loop ends the others. An engine that cannot work is a `RuntimeError` with the end of its log."""
+    Leaving the loop ends the others.
+    An engine that cannot work is a `RuntimeError` with the end of its log."""
     base, log = Path(out).resolve()/"runs"/".engine", log_path("engine", out)
     shutil.rmtree(base, ignore_errors=True)               # what a killed call left
     for folder in (base, log.parent): folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=base))
     for job in jobs:
-        job.piped, job.gpus = profile is None, list(gpus) if job.parameters.get("device") == "cuda" else []
+        job.piped = profile is None
+        job.gpus = list(gpus) if job.parameters.get("device") == "cuda" else []
         job.log.unlink(missing_ok=True)                   # where it is, a job was started
     hand_over(jobs, folder)
     entry = subprocess.DEVNULL if profile else subprocess.PIPE
     command = engine_command(folder, limit, profile, gpus)
-    with open(log, "w") as said, subprocess.Popen(command, stdin=entry, stdout=said, stderr=said, start_new_session=True) as process:
+    with (open(log, "w") as said,
+          subprocess.Popen(command, stdin=entry, stdout=said, stderr=said,
+                           start_new_session=True) as process):
         try: yield from _reports(process, jobs, folder, log)
         finally: _end(process, polite=profile is not None)
     shutil.rmtree(base)
 
+# %% ../nbs/18_engine.ipynb #d2c0f129
 def _end(process: subprocess.Popen, polite: bool) -> None:
     "End the engine and all that it started; `polite`: let it take its jobs off the cluster first."
     if polite and process.poll() is None:
@@ -98,13 +110,14 @@ def _end(process: subprocess.Popen, polite: bool) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired): process.wait(60)
     with contextlib.suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
 
-# %% ../nbs/18_engine.ipynb #6d5bd1f3
-def _reports(process: subprocess.Popen, jobs: list[Job], folder: Path, log: Path) -> Iterator[list[tuple[Job, Report]]]:
+# %% ../nbs/18_engine.ipynb #6a38da8b
+def _reports(process: subprocess.Popen, jobs: list[Job],
+             folder: Path, log: Path) -> Iterator[list[tuple[Job, Report]]]:
     "What `engine` yields while `process` is going."
     waiting, going = list(jobs), True
     while going:
         time.sleep(0.2)
-        going = process.poll() is None                    # asked first, or a report that came in between would be missed
+        going = process.poll() is None       # asked first, lest a report in between be missed
         ended = [(job, report) for job in waiting if (report := Report.read(folder, job.name))]
         waiting = [job for job in waiting if not report_file(folder, job.name).exists()]
         yield ended
@@ -112,16 +125,18 @@ def _reports(process: subprocess.Popen, jobs: list[Job], folder: Path, log: Path
     nothing_ran = process.returncode and len(waiting) == len(jobs) and not lost
     if process.returncode < 0 or nothing_ran:
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
-        raise RuntimeError("\n".join([f"the workflow engine failed (exit status {process.returncode}; log: {shown(log)}):", *tail]))
+        told = f"the workflow engine failed (exit status {process.returncode}; log: {shown(log)}):"
+        raise RuntimeError("\n".join([told, *tail]))
     yield [(job, killed(job)) for job in lost]
 
 def shown(path) -> str:
     "A path as the reader would type it: relative where it is below the working folder."
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
 
-# %% ../nbs/18_engine.ipynb #98aa13f2
+# %% ../nbs/18_engine.ipynb #3dadb6cd
 def find_profile(given: str, notebooks) -> Path:
-    "The folder of the profile `given`: itself a folder, or the name of one in the user's Snakemake folder or in experiments/ of `notebooks`."
+    """The folder of the profile `given`: itself a folder, or the name of one in the user's
+    Snakemake folder or in experiments/ of `notebooks`."""
     own = Path(os.environ.get("XDG_CONFIG_HOME", Path.home()/".config"))/"snakemake"
     shipped = Path(notebooks)/"experiments"
     for folder in (Path(given), own/given, shipped/given):
@@ -129,16 +144,20 @@ def find_profile(given: str, notebooks) -> Path:
     names = sorted(p.parent.name for base in (own, shipped) for p in base.glob("*/config.yaml"))
     return core.check_choice("profile", given, [*names, "a folder with a config.yaml"])
 
+# %% ../nbs/18_engine.ipynb #225030cf
 def read_profile(folder: Path) -> dict:
     "The options in the profile `folder`; an executor whose plugin is not installed is refused."
     import importlib.util, yaml
     path = folder/"config.yaml"
     try: options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error: raise ValueError(f"{shown(path)} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(options, dict): raise ValueError(f"{shown(path)} must hold lines of the form option: value.")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{shown(path)} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"{shown(path)} must hold lines of the form option: value.")
     executor = str(options.get("executor", "local"))
     plugin = f"snakemake_executor_plugin_{executor.replace('-', '_')}"
     if executor != "local" and importlib.util.find_spec(plugin) is None:
-        raise ValueError(f"profile {folder.name} asks for the executor {executor!r}, whose plugin is not installed; "
+        raise ValueError(f"profile {folder.name} asks for the executor {executor!r}, "
+                         "whose plugin is not installed; "
                          f"install it with: pip install snakemake-executor-plugin-{executor}")
     return options

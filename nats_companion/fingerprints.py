@@ -5,29 +5,32 @@
 # %% auto #0
 __all__ = ['STEPS', 'BATCH', 'TOLERANCE', 'kind', 'fingerprint', 'norm', 'agree', 'today', 'Record', 'ask']
 
-# %% ../nbs/14_fingerprints.ipynb #d4f47b17
+# %% ../nbs/14_fingerprints.ipynb #d9bf0a5a
 import dataclasses, functools, json, math
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 from filelock import FileLock
 
 from . import core, metrics
 from .cost import threads_of_runs
 from .training import Config, Trainer
 
-# %% ../nbs/14_fingerprints.ipynb #c3db6028
+# %% ../nbs/14_fingerprints.ipynb #f52a9bc6
 STEPS, BATCH = 3, 16  # discriminator steps, and samples of a minibatch, at most
 
 def kind(config: Config) -> Config:
-    "The configuration whose fingerprint speaks for `config`, and for all that differ from it in no more than seed, budget, evaluations and amount."
+    """The configuration whose fingerprint speaks for `config`, and for all that differ from it
+    in no more than seed, budget, evaluations and amount."""
     nest, batch = min(config.nest, STEPS), min(config.batch, BATCH)
-    small = dataclasses.replace(config, seed=0, nest=nest, batch=batch, pool=min(config.pool, 2*batch), epochs=min(config.epochs, 2),
+    pool, epochs = min(config.pool, 2*batch), min(config.epochs, 2)
+    small = dataclasses.replace(config, seed=0, nest=nest, batch=batch, pool=pool, epochs=epochs,
                                 samples=64, evaluations=1)
     return dataclasses.replace(small, steps=small.steps_per_nest*max(1, STEPS//nest))
 
-# %% ../nbs/14_fingerprints.ipynb #bd1ca0f6
+# %% ../nbs/14_fingerprints.ipynb #5e0bff71
 @functools.lru_cache(maxsize=512)
 def fingerprint(config: Config) -> dict[str, float]:
     "Numbers of the first nest of `kind(config)`, by name."
@@ -36,69 +39,88 @@ def fingerprint(config: Config) -> dict[str, float]:
         trainer = Trainer(config)
         *_, last = trainer
         x = trainer.sample(config.samples).double()
-        real = metrics.reference(config.dataset, split=config.split, size=config.size or None, limit=256)
-        found = {name: float(value) for name, value in last._asdict().items() if name not in ("step", "iteration")}
+        real = metrics.reference(config.dataset, split=config.split, size=config.size or None,
+                                 limit=256)
+        found = {name: float(value) for name, value in last._asdict().items()
+                 if name not in ("step", "iteration")}
         found |= {f"norm of {name}": norm(module) for name, module in trainer.modules.items()}
-        return found | {"sum of |x|": x.abs().sum().item(), "sum of x²": x.square().sum().item()} | metrics.evaluate(x.float(), real)
+        found |= {"sum of |x|": x.abs().sum().item(), "sum of x²": x.square().sum().item()}
+        return found | metrics.evaluate(x.float(), real)
 
 def norm(module: torch.nn.Module) -> float:
     "Euclidean norm of all parameters of `module` together."
-    return math.sqrt(sum(p.detach().double().square().sum().item() for p in module.parameters()))
+    squares = (p.detach().double().square().sum().item() for p in module.parameters())
+    return math.sqrt(sum(squares))
 
-# %% ../nbs/14_fingerprints.ipynb #2e29ec6d
+# %% ../nbs/14_fingerprints.ipynb #e126eee7
 TOLERANCE = 1e-5
 
 def agree(one: dict[str, float], other: dict[str, float], tolerance: float = TOLERANCE) -> bool:
-    "Whether two fingerprints have the same names and, to `tolerance`, the same numbers; NaN agrees with NaN."
-    def close(a, b): return abs(a - b) <= tolerance*max(1.0, abs(a), abs(b)) or (math.isnan(a) and math.isnan(b))
+    """Whether two fingerprints have the same names and, to `tolerance`, the same numbers;
+    NaN agrees with NaN."""
+    def close(a, b):
+        if abs(a - b) <= tolerance*max(1.0, abs(a), abs(b)): return True
+        return math.isnan(a) and math.isnan(b)
     return one.keys() == other.keys() and all(close(one[name], other[name]) for name in one)
 
-# %% ../nbs/14_fingerprints.ipynb #d8cd3cfc
+# %% ../nbs/14_fingerprints.ipynb #f2691a8e
 def today() -> str:
     "The digest of the code at hand that trains."
     return core.code_digest(*core.RUN_MODULES)
 
+def _read(path: Path) -> dict[str, dict]:
+    """The file as it stands; a missing or damaged one counts as empty, since all in it can be
+    computed again or does without."""
+    try: stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError): return {}
+    return stored if isinstance(stored, dict) else {}
+
+# %% ../nbs/14_fingerprints.ipynb #d1c34326
 class Record:
-    "The fingerprints in `paths`, by digest and by the key of the kind; what is added goes to the last of them."
+    """The fingerprints in `paths`, by digest and by the key of the kind; what is added goes to
+    the last of them."""
     def __init__(self, *paths):
         self.paths, self.known = list(map(Path, paths)), {}
         for path in self.paths:
-            for digest, kinds in _read(path).items(): self.known[digest] = self.known.get(digest, {}) | kinds
+            for digest, kinds in _read(path).items():
+                self.known[digest] = self.known.get(digest, {}) | kinds
 
     def get(self, digest: str, config: Config) -> dict[str, float] | None:
         "What code `digest` did with the kind of `config`, if that is known."
         return self.known.get(digest, {}).get(kind(config).key)
-
-    def same(self, digest: str, config: Config) -> bool | None:
-        "Whether today's code does the same with `config` as code `digest` did; None where one of the two was never asked."
-        if digest == today(): return True
-        then, now = self.get(digest, config), self.get(today(), config)
-        return None if then is None or now is None else agree(then, now)
-
-    def open(self, digest: str, config: Config) -> bool:
-        "Whether `same` could be answered by asking today's code."
-        return digest != today() and self.get(digest, config) is not None and self.get(today(), config) is None
 
     def enter(self, digest: str, found: dict[str, dict[str, float]]) -> None:
         "Add fingerprints, by key of kind, of code `digest`, and write the file."
         self.known[digest] = self.known.get(digest, {}) | found
         path = self.paths[-1]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.stem}.lock")):     # several processes train into one folder
+        with FileLock(path.with_name(f".{path.stem}.lock")):  # others train into this folder, too
             stored = _read(path)
             stored[digest] = stored.get(digest, {}) | found
             core.write_json(path, stored)
 
-def _read(path: Path) -> dict[str, dict]:
-    "The file as it stands; a missing or damaged one counts as empty, since all in it can be computed again or does without."
-    try: stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
-    return stored if isinstance(stored, dict) else {}
+# %% ../nbs/14_fingerprints.ipynb #257adf77
+@patch
+def same(self: Record, digest: str, config: Config) -> bool | None:
+    """Whether today's code does the same with `config` as code `digest` did; None where one of
+    the two was never asked."""
+    if digest == today(): return True
+    then, now = self.get(digest, config), self.get(today(), config)
+    return None if then is None or now is None else agree(then, now)
 
-# %% ../nbs/14_fingerprints.ipynb #76c4f86d
+@patch
+def open(self: Record, digest: str, config: Config) -> bool:
+    "Whether `same` could be answered by asking today's code."
+    if digest == today() or self.get(digest, config) is None: return False
+    return self.get(today(), config) is None
+
+# %% ../nbs/14_fingerprints.ipynb #50f2029e
 def ask(record: Record, configs: Iterable[Config], progress: bool = True) -> None:
-    "Compute today's fingerprint of every kind among `configs` that the record lacks, and enter them."
+    """Compute today's fingerprint of every kind among `configs` that the record lacks,
+    and enter them."""
     from tqdm.auto import tqdm
     lacking = {k.key: k for k in map(kind, configs) if record.get(today(), k) is None}
-    found = {key: fingerprint(k) for key, k in tqdm(lacking.items(), desc="fingerprints", disable=not (progress and lacking), leave=False)}
+    silent = not (progress and lacking)
+    bar = tqdm(lacking.items(), desc="fingerprints", disable=silent, leave=False)
+    found = {key: fingerprint(k) for key, k in bar}
     if found: record.enter(today(), found)

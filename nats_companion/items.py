@@ -13,14 +13,16 @@ from typing import NamedTuple
 
 from . import core
 
-# %% ../nbs/13_items.ipynb #98d0affb
+# %% ../nbs/13_items.ipynb #2ec2a1fa
 def literals(source: str, where: str = "the cell") -> dict:
-    "The names that a cell of literal assignments sets, in order, read without running it; anything else is a `ValueError`."
+    """The names that a cell of literal assignments sets, in order, read without running it;
+    anything else is a `ValueError`."""
     found = {}
     for node in ast.parse(source).body:
         name, value = _assigned(node)
         if name is None:
-            raise ValueError(f"{where}: `{ast.unparse(node)}` is not allowed here; write only lines of the form name = literal.")
+            raise ValueError(f"{where}: `{ast.unparse(node)}` is not allowed here; "
+                             "write only lines of the form name = literal.")
         found[name] = value
     return found
 
@@ -33,7 +35,7 @@ def _assigned(node) -> tuple[str | None, object]:
     try: return target.id, ast.literal_eval(node.value)
     except ValueError: return None, None
 
-# %% ../nbs/13_items.ipynb #0f97007c
+# %% ../nbs/13_items.ipynb #5ca3c859
 def fits(value, default) -> bool:
     "Whether `value` has the type that `default` asks for."
     if default is None: return True
@@ -47,15 +49,17 @@ def fits(value, default) -> bool:
 def check_value(name: str, value, default):
     "Return `value` if it fits `default`, else raise a `ValueError` that shows both."
     if fits(value, default): return value
-    kind = type(value).__name__
-    raise ValueError(f"{name}={value!r} has the wrong type ({kind}); give a {type(default).__name__} like the default {default!r}.")
+    kind, wanted = type(value).__name__, type(default).__name__
+    raise ValueError(f"{name}={value!r} has the wrong type ({kind}); "
+                     f"give a {wanted} like the default {default!r}.")
 
-# %% ../nbs/13_items.ipynb #b73bc17b
-SCALES = ("smoke", "cpu", "gpu", "paper")    # does it run; minutes on two cores; a GPU; the paper's budget
-FLAGS = ("scale", "seeds", "out", "device")  # parameters of every item, each given by a flag of its own
+# %% ../nbs/13_items.ipynb #0881e5da
+SCALES = ("smoke", "cpu", "gpu", "paper")    # does it run; minutes on two cores; a GPU; the paper's
+FLAGS = ("scale", "seeds", "out", "device")  # parameters of every item, each with its own flag
 SHELVES = ("paper", "theory")                # folders of item notebooks, in reading order
 CELLS = ("parameters", "scales", "plan")     # tags
 
+# %% ../nbs/13_items.ipynb #952f881a
 @dataclasses.dataclass(frozen=True)
 class Item:
     "One item of the paper or one chapter of the theory, read from its notebook without running it."
@@ -78,25 +82,33 @@ class Item:
 
     @property
     def digest(self) -> str:
-        "12 hex digits that change with what decides which runs it trains; comments, types and layout do not count."
+        """12 hex digits that change with what decides which runs it trains; comments, types and
+        layout do not count."""
         told = [self.parameters, self.scales, core.strip_prose(self.cells.get("plan", ""))]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/13_items.ipynb #17effe8b
+# %% ../nbs/13_items.ipynb #1e0a91ee
 def read_item(path) -> Item:
-    "Read one item from its notebook; a notebook that breaks the contract raises a `ValueError` that says how."
+    """Read one item from its notebook; a notebook that breaks the contract raises a `ValueError`
+    that says how."""
     path = Path(path); where = path.name
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    head = "".join(notebook["cells"][0]["source"]).splitlines()
-    title, claim = (next((l.removeprefix(mark).strip() for l in head if l.startswith(mark)), "") for mark in ("# ", "> "))
-    cells = {tag: source for tag in CELLS if (source := _tagged(notebook, tag, where)) is not None}
+    title, claim = (_marked(notebook, mark) for mark in ("# ", "> "))
+    sources = {tag: _tagged(notebook, tag, where) for tag in CELLS}
+    cells = {tag: source for tag, source in sources.items() if source is not None}
     parameters = literals(cells.get("parameters", ""), where)
     choices = literals(cells.get("scales", ""), where)
     scales = choices.get("SCALES", {})
     _check_contract(where, parameters, scales)
     name = re.sub(r"^\d+_", "", path.stem)
-    return Item(name, path, title, claim, parameters, scales, cells, choices.get("HEADLINE", True), choices.get("SHOWS", []),
-                choices.get("FIRST", False))
+    return Item(name, path, title, claim, parameters, scales, cells, choices.get("HEADLINE", True),
+                choices.get("SHOWS", []), choices.get("FIRST", False))
+
+# %% ../nbs/13_items.ipynb #ca2fe02b
+def _marked(notebook: dict, mark: str) -> str:
+    "The first line of the title cell that begins with `mark`, without it; or nothing."
+    head = "".join(notebook["cells"][0]["source"]).splitlines()
+    return next((line.removeprefix(mark).strip() for line in head if line.startswith(mark)), "")
 
 def _tagged(notebook: dict, tag: str, where: str) -> str | None:
     "The source of the one code cell tagged `tag`, or None."
@@ -105,8 +117,10 @@ def _tagged(notebook: dict, tag: str, where: str) -> str | None:
     if len(found) > 1: raise ValueError(f"{where} has {len(found)} cells tagged {tag!r}; keep one.")
     return found[0] if found else None
 
+# %% ../nbs/13_items.ipynb #6658f256
 def _check_contract(where: str, parameters: dict, scales: dict) -> None:
-    "Refuse what lacks a flag or a scale, or gives a scale a parameter that is not there or has another type."
+    """Refuse what lacks a flag or a scale, or gives a scale a parameter that is not there or
+    has another type."""
     if lacks := [n for n in FLAGS if n not in parameters]:
         raise ValueError(f"{where}: the cell tagged 'parameters' lacks {', '.join(lacks)}.")
     if lacks := [s for s in SCALES if s not in scales]:
@@ -117,13 +131,16 @@ def _check_contract(where: str, parameters: dict, scales: dict) -> None:
             core.check_choice(f"{where}: {scale}: parameter", name, parameters)
             check_value(f"{where}: {scale}: {name}", value, parameters[name])
 
-# %% ../nbs/13_items.ipynb #29c205be
+# %% ../nbs/13_items.ipynb #123f3df0
 def notebooks_folder(folder=None) -> Path:
-    "The folder that holds `paper/`, `theory/` and `experiments/run.ipynb`: `folder`, or `nbs/` of the clone."
+    """The folder that holds `paper/`, `theory/` and `experiments/run.ipynb`: `folder`, or `nbs/`
+    of the clone."""
     folder = Path(folder or core.project_root()/"nbs").resolve()
     if (folder/"paper").is_dir(): return folder
-    raise ValueError(f"{folder} has no folder paper/ with item notebooks; run this from a clone of NATS Companion, or say where the notebooks are.")
+    raise ValueError(f"{folder} has no folder paper/ with item notebooks; run this from a clone of "
+                     "NATS Companion, or say where the notebooks are.")
 
+# %% ../nbs/13_items.ipynb #1cd54773
 def _natural(path: Path) -> list:
     "A key that puts fig2 before fig10."
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
@@ -131,36 +148,44 @@ def _natural(path: Path) -> list:
 def find_items(folder=None) -> dict[str, Item]:
     "All items by name, shelf by shelf in reading order."
     folder, found = notebooks_folder(folder), {}
-    for path in (p for shelf in SHELVES for p in sorted((folder/shelf).glob("*.ipynb"), key=_natural)):
-        item = read_item(path)
-        if item.name in found:
-            raise ValueError(f"{item.path} and {found[item.name].path} are both called {item.name!r}; rename one.")
-        found[item.name] = item
+    for shelf in SHELVES:
+        for path in sorted((folder/shelf).glob("*.ipynb"), key=_natural):
+            item = read_item(path)
+            if item.name in found:
+                raise ValueError(f"{item.path} and {found[item.name].path} are both called "
+                                 f"{item.name!r}; rename one.")
+            found[item.name] = item
     return found
 
-# %% ../nbs/13_items.ipynb #acf05344
+# %% ../nbs/13_items.ipynb #1e86abb1
 def select(names=None, folder=None) -> list[Item]:
-    "The items called `names` (default: the headline set), each once; `paper`, `theory` and `all` stand for many."
+    """The items called `names` (default: the headline set), each once; `paper`, `theory` and `all`
+    stand for many."""
     found = find_items(folder)
-    groups = {shelf: [n for n, item in found.items() if item.shelf == shelf] for shelf in SHELVES} | {"all": list(found)}
-    names = names or [n for n, item in found.items() if item.headline]
+    def on(shelf): return [name for name, item in found.items() if item.shelf == shelf]
+    groups = {shelf: on(shelf) for shelf in SHELVES} | {"all": list(found)}
+    names = names or [name for name, item in found.items() if item.headline]
     wanted = dict.fromkeys(n for name in names for n in groups.get(name, [name]))
     return [found[core.check_choice("item", name, [*found, *groups])] for name in wanted]
 
+# %% ../nbs/13_items.ipynb #ec6d7883
 def parse_pairs(pairs) -> dict:
-    "Turn `name=value` strings into a dict; a value is read as a Python literal, or else taken as a string."
+    """Turn `name=value` strings into a dict; a value is read as a Python literal, or else taken as
+    a string."""
     given = {}
     for pair in pairs or []:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"-p {pair!r} is not of the form name=value, for example -p steps=500.")
+            raise ValueError(f"-p {pair!r} is not of the form name=value, "
+                             "for example -p steps=500.")
         try: given[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError): given[name] = text
     return given
 
-# %% ../nbs/13_items.ipynb #320b051f
+# %% ../nbs/13_items.ipynb #487ff1ae
 def settle(item: Item, scale: str, given: dict | None = None) -> dict:
-    """The value of each parameter of `item` but `out` and `device`: its defaults, then those of `scale`, then those `given`.
+    """The value of each parameter of `item` but `out` and `device`: its defaults, then those of
+    `scale`, then those `given`.
 
     A name that `item` does not know or a value of another type is a `ValueError`."""
     core.check_choice("scale", scale, SCALES)
@@ -171,28 +196,35 @@ def settle(item: Item, scale: str, given: dict | None = None) -> dict:
     core.check_count("seeds", values["seeds"])
     return {name: value for name, value in values.items() if name not in ("out", "device")}
 
-def resolve(selected: list[Item], scale: str, seeds: int | None = None, parameters: dict | None = None) -> dict[str, dict]:
+# %% ../nbs/13_items.ipynb #6bfc74bd
+def resolve(selected: list[Item], scale: str, seeds: int | None = None,
+            parameters: dict | None = None) -> dict[str, dict]:
     "Item name -> its `settle`d values; each of `parameters` goes to the items that know it."
     core.check_choice("scale", scale, SCALES)
     given = dict(parameters or {})
     known = sorted({n for item in selected for n in item.parameters} - set(FLAGS))
     for name in given:
-        if name in FLAGS: raise ValueError(f"parameter {name!r} has a flag of its own: use --{name}.")
+        if name in FLAGS:
+            raise ValueError(f"parameter {name!r} has a flag of its own: use --{name}.")
         core.check_choice("parameter", name, known)
     if seeds is not None: given["seeds"] = core.check_count("seeds", seeds)
-    return {item.name: settle(item, scale, {n: v for n, v in given.items() if n in item.parameters}) for item in selected}
+    def own(item): return {n: v for n, v in given.items() if n in item.parameters}
+    return {item.name: settle(item, scale, own(item)) for item in selected}
 
-# %% ../nbs/13_items.ipynb #b61e4ccd
+# %% ../nbs/13_items.ipynb #2e414ffa
 class Planned(NamedTuple):
     "One run of a plan, and what the item calls it."
     config: "training.Config"
     labels: dict              # column -> name
 
+# %% ../nbs/13_items.ipynb #a6a22fff
 def sweep(base: dict, **axes) -> list[Planned]:
-    """One run for each combination of the values on `axes`, laid over the settings of `base`; the last axis varies fastest.
+    """One run for each combination of the values on `axes`, laid over the settings of `base`;
+    the last axis varies fastest.
 
-    An axis `field=[values]` sets a field of `training.Config`; an axis `label={name: settings}` lays the settings over the base
-    and labels the run. A field that is not known is a `ValueError`."""
+    An axis `field=[values]` sets a field of `training.Config`; an axis `label={name: settings}`
+    lays the settings over the base and labels the run. A field that is not known is a
+    `ValueError`."""
     from nats_companion.training import Config
     fields = [f.name for f in dataclasses.fields(Config)]
     choices = [_choices(axis, values, fields) for axis, values in axes.items()]
@@ -204,15 +236,19 @@ def sweep(base: dict, **axes) -> list[Planned]:
         planned.append(Planned(Config(**settings), labels))
     return planned
 
+# %% ../nbs/13_items.ipynb #56dce2b1
 def _choices(axis: str, values, fields: list[str]) -> list[tuple[dict, dict]]:
     "The (settings, labels) of each value on one axis."
     if not isinstance(values, dict): return [({axis: value}, {}) for value in values]
-    if axis in fields: raise ValueError(f"{axis} is a field of Config, and cannot be the label of named settings; call the axis something else.")
+    if axis in fields:
+        raise ValueError(f"{axis} is a field of Config, and cannot be the label of named settings; "
+                         "call the axis something else.")
     return [(settings, {axis: name}) for name, settings in values.items()]
 
-# %% ../nbs/13_items.ipynb #24cf453e
+# %% ../nbs/13_items.ipynb #a6d3a7af
 def plan(item: Item, values: dict | None = None) -> list[Planned]:
-    "The runs that `item` needs with these `values` of its parameters; none without a plan cell. A bad configuration is a `ValueError` that names the item."
+    """The runs that `item` needs with these `values` of its parameters; none without a plan cell.
+    A bad configuration is a `ValueError` that names the item."""
     if not item.has_plan: return []
     space = {"__name__": f"{item.name}.plan"} | item.parameters | (values or {})
     try:
@@ -223,5 +259,6 @@ def plan(item: Item, values: dict | None = None) -> list[Planned]:
     return space["plan"]
 
 def configs(plans) -> dict:
-    "Every run of `plans` (one plan, or several in a row) once, by its key: items share runs, and rows of one item may."
+    """Every run of `plans` (one plan, or several in a row) once, by its key: items share runs,
+    and rows of one item may."""
     return {planned.config.key: planned.config for planned in plans}

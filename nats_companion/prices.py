@@ -17,11 +17,13 @@ from .engine import cores
 from .items import SCALES, Item, configs, notebooks_folder, plan, settle
 from .jobs import Job, cpu_seconds, run_job
 
-# %% ../nbs/19_prices.ipynb #c0ce3d9c
+# %% ../nbs/19_prices.ipynb #4b3efc88
 def pack(runs: list, jobs: int, price, target: float = 90.0) -> list[list]:
-    "`runs` in chunks of about `target` seconds, as `price` predicts each, at least `jobs` of them where possible, the longest first."
+    """`runs` in chunks of about `target` seconds, as `price` predicts each,
+    at least `jobs` of them where possible, the longest first."""
     costs = sorted(((price(run), run) for run in runs), key=lambda pair: -pair[0])
-    count = min(len(runs), max(jobs, math.ceil(sum(seconds for seconds, _ in costs)/target)))
+    total = sum(seconds for seconds, _ in costs)
+    count = min(len(runs), max(jobs, math.ceil(total/target)))
     chunks = [[0.0, []] for _ in range(count)]
     for seconds, run in costs:
         lightest = min(chunks, key=lambda chunk: chunk[0])
@@ -29,7 +31,8 @@ def pack(runs: list, jobs: int, price, target: float = 90.0) -> list[list]:
     return [chunk for _, chunk in sorted(chunks, key=lambda chunk: -chunk[0])]
 
 def makespan(seconds: Iterable[float], jobs: int) -> float:
-    "When the last of the tasks ends, each started as soon as one of `jobs` is free, the longest first."
+    """When the last of the tasks ends, each started as soon as one of `jobs` is free,
+    the longest first."""
     loads = [0.0]*jobs
     for s in sorted(seconds, reverse=True): loads[loads.index(min(loads))] += s
     return max(loads)
@@ -44,23 +47,26 @@ def reports(*parts) -> Path:
     "A path under reports/ of the clone."
     return (core.project_root()/"reports").joinpath(*parts)
 
-# %% ../nbs/19_prices.ipynb #8388e1ff
+# %% ../nbs/19_prices.ipynb #358de348
 def growth(parameters: dict, base: dict) -> float:
-    """How many times the work of `base` the `parameters` ask for, about: the ratio of seeds times the largest ratio of another count
-    (of a list of counts the sum, of another list the length)."""
+    """How many times the work of `base` the `parameters` ask for, about: the ratio of seeds
+    times the largest ratio of another count (of a list of counts the sum, of another list
+    the length)."""
     def count(value):
         if type(value) is int: return value
         if not isinstance(value, list): return 1
         return sum(value) if value and all(type(v) is int for v in value) else len(value)
-    ratios = {name: max(1, count(value))/max(1, count(base[name])) for name, value in parameters.items() if name in base}
+    ratios = {name: max(1, count(value))/max(1, count(base[name]))
+              for name, value in parameters.items() if name in base}
     return ratios.pop("seeds", 1.0)*max(ratios.values(), default=1.0)
 
+# %% ../nbs/19_prices.ipynb #13d4e86d
 def own_seconds(item: Item, parameters: dict, kernel: float, folders=None) -> tuple[float, bool]:
-    """CPU seconds of the notebook of `item` itself with these `parameters`, and whether they were measured, or are extrapolated
-    from what the indexes in `folders` (default: all of reports/) know of other scales."""
+    """CPU seconds of the notebook of `item` itself with these `parameters`, and whether they were
+    measured, or are extrapolated from what the indexes in `folders` (default: all of reports/)
+    know of other scales."""
     folders = folders or [reports(*place, scale) for place in ((), ("local",)) for scale in SCALES]
-    known = [entry for out in folders if (entry := read_index(out)["items"].get(item.name)) and "notebook_seconds" in entry]
-    known = [({n: v for n, v in e["parameters"].items() if n not in ("out", "device")}, e["notebook_seconds"]) for e in known]
+    known = _measured(item, folders)
     if same := [seconds for given, seconds in known if given == parameters]: return same[-1], True
     if not known: return kernel, False
     if item.has_plan: return known[-1][1], True
@@ -70,9 +76,20 @@ def own_seconds(item: Item, parameters: dict, kernel: float, folders=None) -> tu
     slope = max(0.0, high - low)/(grown - 1) if grown > 1 else max(0.0, low - kernel)
     return low + slope*(growth(parameters, least) - 1), False
 
-# %% ../nbs/19_prices.ipynb #b884fc4a
+def _measured(item: Item, folders) -> list[tuple[dict, float]]:
+    "Parameters and seconds of each execution of the notebook of `item` that an index knows of."
+    known = []
+    for out in folders:
+        entry = read_index(out)["items"].get(item.name)
+        if not entry or "notebook_seconds" not in entry: continue
+        given = {n: v for n, v in entry["parameters"].items() if n not in ("out", "device")}
+        known.append((given, entry["notebook_seconds"]))
+    return known
+
+# %% ../nbs/19_prices.ipynb #740652fb
 ENGINE_SECONDS = 4.0       # wall seconds until Snakemake starts its first job
-KERNEL_SECONDS = 7.3       # CPU seconds of a notebook execution that trains a few steps, where it was not measured
+KERNEL_SECONDS = 7.3       # CPU seconds of a notebook execution that trains a few steps,
+                           # where it was not measured
 FINGERPRINT_SECONDS = 0.15 # CPU seconds of one kind of run, see 14_fingerprints
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +99,7 @@ class Price:
     wall: float      # seconds, with the jobs it was priced for
     measured: bool   # whether all items' own notebooks were measured
 
+# %% ../nbs/19_prices.ipynb #0c424d10
 def kernel_seconds(speeds: "cost.Speeds") -> float:
     "CPU seconds of a kernel that imports the library, on this machine as far as it is known."
     return speeds.known.get("kernel", KERNEL_SECONDS)*speeds.factor
@@ -90,14 +108,19 @@ def chunk_seconds(chunk: list, speeds: "cost.Speeds") -> float:
     "CPU seconds of a notebook execution that trains the configurations of `chunk`."
     return kernel_seconds(speeds) + speeds.first(chunk) + sum(map(speeds.seconds, chunk))
 
-def price(chunks: list[list], items: list[tuple[Item, dict]], speeds: "cost.Speeds", jobs: int) -> Price:
-    "The price of training `chunks` of configurations and then executing the notebooks of `items`, each with its parameters."
+def price(chunks: list[list], items: list[tuple[Item, dict]],
+          speeds: "cost.Speeds", jobs: int) -> Price:
+    """The price of training `chunks` of configurations and then executing the notebooks
+    of `items`, each with its parameters."""
     training = [chunk_seconds(chunk, speeds) for chunk in chunks]
     own = [own_seconds(item, values, KERNEL_SECONDS) for item, values in items]
     showing = [seconds*speeds.factor for seconds, _ in own]
     wall = makespan(training, jobs) + makespan(showing, jobs)
-    return Price(sum(training) + sum(showing), ENGINE_SECONDS*bool(chunks or items) + wall*speeds.busy, all(measured for _, measured in own))
+    start = ENGINE_SECONDS*bool(chunks or items)
+    return Price(sum(training) + sum(showing), start + wall*speeds.busy,
+                 all(measured for _, measured in own))
 
+# %% ../nbs/19_prices.ipynb #7ad693ba
 def duration(seconds: float) -> str:
     "`8 s`, `12 min`, `3.5 h` or `4.2 days`."
     if seconds < 90: return f"{seconds:.0f} s"
@@ -106,22 +129,27 @@ def duration(seconds: float) -> str:
     days = seconds/86400
     return f"{days:.3g} days" if days < 1000 else f"{days:,.0f} days"
 
-# %% ../nbs/19_prices.ipynb #847d06c8
+# %% ../nbs/19_prices.ipynb #7276cfc4
 def measure_kernel(notebooks=None) -> float:
-    "CPU seconds of a notebook execution that trains two steps: what every chunk of runs pays, the start and end of its processes included."
-    least = dict(dataset="ring", size=0, latent=2, width=8, depth=1, spectral_norm=False, reading="accumulate", nest=2, steps=2,
-                 evaluations=1, samples=50, batch=16)
+    """CPU seconds of a notebook execution that trains two steps: what every chunk of runs pays,
+    the start and end of its processes included."""
+    least = dict(dataset="ring", size=0, latent=2, width=8, depth=1, spectral_norm=False,
+                 reading="accumulate", nest=2, steps=2, evaluations=1, samples=50, batch=16)
     source, before = notebooks_folder(notebooks)/"experiments"/"run.ipynb", cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         report = run_job(Job("kernel", str(source), folder, dict(configs=[least], device="cpu")))
     if report.error: raise RuntimeError(f"a kernel could not be timed: {report.error}")
     return cpu_seconds() - before
 
-def item_prices(items: list[Item], scale: str, speeds: "cost.Speeds", jobs: int | None = None, progress: bool = True) -> dict[str, dict]:
-    """Item -> runs, predicted cpu_seconds, wall_seconds at `jobs` (default: cores), and what that rests on; calls never timed here are timed now.
+# %% ../nbs/19_prices.ipynb #802bdbca
+def item_prices(items: list[Item], scale: str, speeds: "cost.Speeds", jobs: int | None = None,
+                progress: bool = True) -> dict[str, dict]:
+    """Item -> runs, predicted cpu_seconds, wall_seconds at `jobs` (default: cores), and what
+    that rests on; calls never timed here are timed now.
 
-    An item whose data are not here is left out with a warning. `extrapolated`: all of it is the item's own notebook, never executed at this scale."""
-    from nats_companion import cost                  # it imports torch, and `list` reads prices without
+    An item whose data are not here is left out with a warning. `extrapolated`: all of it is
+    the item's own notebook, never executed at this scale."""
+    from nats_companion import cost      # it imports torch, and `list` reads prices without
     found, jobs = {}, jobs or cores()
     for item in items:
         values = settle(item, scale)
@@ -129,18 +157,22 @@ def item_prices(items: list[Item], scale: str, speeds: "cost.Speeds", jobs: int 
             runs = list(configs(plan(item, values | dict(device=speeds.device))).values())
             cost.learn(speeds, runs, progress)
             taken = price(pack(runs, jobs, speeds.seconds), [(item, values)], speeds, jobs)
-        except ValueError as reason:                                                     # its data are not here
+        except ValueError as reason:                 # its data are not here
             warnings.warn(f"{item.name} at scale {scale} has no price: {reason}")
             continue
-        found[item.name] = dict(runs=len(runs), cpu_seconds=round(taken.cpu, 1), wall_seconds=round(taken.wall, 1), jobs=jobs,
-                                device=speeds.device, cells=item.digest, extrapolated=not (taken.measured or runs))
+        found[item.name] = dict(runs=len(runs), cpu_seconds=round(taken.cpu, 1),
+                                wall_seconds=round(taken.wall, 1), jobs=jobs,
+                                device=speeds.device, cells=item.digest,
+                                extrapolated=not (taken.measured or runs))
     return found
 
-# %% ../nbs/19_prices.ipynb #7ebbf634
-def costs_file(local: bool = False) -> Path: return reports("local" if local else "records", "costs.json")
+# %% ../nbs/19_prices.ipynb #169ac75e
+def costs_file(local: bool = False) -> Path:
+    return reports("local" if local else "records", "costs.json")
 
 def read_costs(*paths) -> dict[str, dict[str, dict]]:
-    "Item -> scale -> predicted cost, from the files `paths` (default: the committed one and the local one), later ones winning; a damaged file counts as none."
+    """Item -> scale -> predicted cost, from the files `paths` (default: the committed one and
+    the local one), later ones winning; a damaged file counts as none."""
     costs = {}
     for path in paths or (costs_file(), costs_file(local=True)):
         try: items = json.loads(Path(path).read_text(encoding="utf-8"))["items"]
@@ -149,7 +181,8 @@ def read_costs(*paths) -> dict[str, dict[str, dict]]:
     return costs
 
 def write_costs(path, scale: str, found: dict[str, dict]) -> Path:
-    "Enter what `item_prices` gave for `scale` in the file `path`, which is made anew if it is damaged."
+    """Enter what `item_prices` gave for `scale` in the file `path`,
+    which is made anew if it is damaged."""
     items = read_costs(path)
     for name, price in found.items(): items[name] = items.get(name, {}) | {scale: price}
     return core.write_json(path, dict(items=items))
