@@ -222,7 +222,7 @@ def bench(given: argparse.Namespace) -> int:
         print("table, plots and profiles:", shown(bench.page(given.out or bench.RESULTS)))
     return 0
 
-# %% ../nbs/23_cli.ipynb #db318ecc
+# %% ../nbs/23_cli.ipynb #8eadd065
 def say(text: str) -> int:
     print(text)
     return 0
@@ -240,6 +240,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"nats-companion: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:                                # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\nnats-companion: stopped; what is finished is kept, "
               "and the same command goes on from there.", file=sys.stderr)

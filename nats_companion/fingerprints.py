@@ -114,13 +114,13 @@ def open(self: Record, digest: str, config: Config) -> bool:
     if digest == today() or self.get(digest, config) is None: return False
     return self.get(today(), config) is None
 
-# %% ../nbs/14_fingerprints.ipynb #50f2029e
+# %% ../nbs/14_fingerprints.ipynb #90136578
 def ask(record: Record, configs: Iterable[Config], progress: bool = True) -> None:
     """Compute today's fingerprint of every kind among `configs` that the record lacks,
     and enter them."""
     from tqdm.auto import tqdm
     lacking = {k.key: k for k in map(kind, configs) if record.get(today(), k) is None}
-    silent = not (progress and lacking)
+    silent = None if progress and lacking else True      # None: a bar in a terminal alone
     bar = tqdm(lacking.items(), desc="fingerprints", disable=silent, leave=False)
     found = {key: fingerprint(k) for key, k in bar}
     if found: record.enter(today(), found)

@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'run_folder', 'record_of', 'stored', 'error_of', 'state_of', 'config_in', 'states', 'set_aside', 'obtain',
            'flat', 'collect', 'train', 'load_runs', 'config_of']
 
-# %% ../nbs/15_runs.ipynb #1651a897
+# %% ../nbs/15_runs.ipynb #f03dc7b1
 import itertools, json, traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import core, training
-from .fingerprints import Record, ask, today
+from .fingerprints import Record, ask
 from .items import Planned, configs
 from .training import Config
 
