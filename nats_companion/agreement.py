@@ -17,35 +17,43 @@ from .prices import read_index, reports
 from .runs import config_of, flat, load_runs, stored, train
 from .training import Config
 
-# %% ../nbs/20_agreement.ipynb #262b80d9
+# %% ../nbs/20_agreement.ipynb #d8ad676b
 ALPHA = 0.001  # rows that agree and are called different
 
 def expected_interval(committed, m: int, alpha: float = ALPHA) -> float:
-    "Half-width of the interval around the mean of `committed` (n,) in which the mean of `m` further draws is expected (M.9); NaN for one score."
+    """Half-width of the interval around the mean of `committed` (n,) in which the mean of `m`
+    further draws is expected (M.9); NaN for one score."""
     from scipy.stats import t
     y = np.asarray(list(committed), float)
     if len(y) < 2: return math.nan
     return float(t.ppf(1 - alpha/2, len(y) - 1)*y.std(ddof=1)*math.sqrt(1/len(y) + 1/m))   # (M.9)
 
+# %% ../nbs/20_agreement.ipynb #04bc5ad2
 def agreement(reproduced: dict[int, float], committed: dict[int, float]) -> dict:
-    "Scores by seed of one row: both means, the interval expected, and `equal` (to the bit), `agrees`, `differs`, or `new` where nothing was committed."
+    """Scores by seed of one row: both means, the interval expected, and `equal` (to the bit),
+    `agrees`, `differs`, or `new` where nothing was committed."""
     mine, theirs = (np.array(list(scores.values()), float) for scores in (reproduced, committed))
     half = expected_interval(theirs[np.isfinite(theirs)], len(mine)) if len(theirs) else math.nan
-    row = dict(reproduced=float(mine.mean()), seeds=len(mine), committed=float(theirs.mean()) if len(theirs) else math.nan,
+    row = dict(reproduced=float(mine.mean()), seeds=len(mine),
+               committed=float(theirs.mean()) if len(theirs) else math.nan,
                expected_half_width=half, committed_seeds=len(theirs))
     if not committed: return row | dict(result="new")
-    same = [seed for seed in reproduced if seed in committed and _same(reproduced[seed], committed[seed])]
+    same = [seed for seed in reproduced
+            if seed in committed and _same(reproduced[seed], committed[seed])]
     if len(same) == len(reproduced): return row | dict(result="equal")
-    if np.isnan(mine).any() != np.isnan(theirs).any(): return row | dict(result="differs")   # one of them fails, the other does not
-    return row | dict(result="agrees" if abs(np.nanmean(mine) - np.nanmean(theirs)) <= half else "differs")
+    if np.isnan(mine).any() != np.isnan(theirs).any():   # one of them fails, the other does not
+        return row | dict(result="differs")
+    apart = abs(np.nanmean(mine) - np.nanmean(theirs))
+    return row | dict(result="agrees" if apart <= half else "differs")
 
 def _same(a: float, b: float) -> bool:
     "Equal bits; NaN, a run that diverged, is equal to NaN."
     return a == b or (math.isnan(a) and math.isnan(b))
 
-# %% ../nbs/20_agreement.ipynb #d86118b3
+# %% ../nbs/20_agreement.ipynb #bf39712b
 def rows_of(runs: Iterable[dict]) -> dict[Config, dict[int, float]]:
-    "Configuration at seed 0 -> seed -> score, from rows of runs as `runs.flat` or a CSV file gives them."
+    """Configuration at seed 0 -> seed -> score, from rows of runs as `runs.flat`
+    or a CSV file gives them."""
     found = {}
     for run in runs:
         config = config_of(run)
@@ -59,18 +67,23 @@ def committed_rows(scale: str) -> dict[Config, dict[int, float]]:
     try: return rows_of(load_runs(reports(scale)).to_dict("records"))
     except ValueError: return {}
 
+# %% ../nbs/20_agreement.ipynb #4e3ef448
 def label(config: Config, plan: list[Planned]) -> str:
-    "What tells `config` from the other rows of its `plan`: its labels there, else the fields in which they differ, the seed left out."
+    """What tells `config` from the other rows of its `plan`: its labels there, else the fields
+    in which they differ, the seed left out."""
     labels = next((labels for other, labels in plan if other.key == config.key), {})
     if labels: return ", ".join(map(str, labels.values()))
     fields = [c.to_dict() | dict(seed=0) for c in configs(plan).values()]
-    varied = [name for name in fields[0] if len({str(f[name]) for f in fields}) > 1] if fields else []
+    names = fields[0] if fields else []
+    varied = [name for name in names if len({str(f[name]) for f in fields}) > 1]
     return ", ".join(f"{name}={getattr(config, name)}" for name in varied) or "the only row"
 
-# %% ../nbs/20_agreement.ipynb #7c2c7e52
-COLUMNS = ["item", "row", "measure", "reproduced", "seeds", "committed", "expected_half_width", "committed_seeds", "result"]
+# %% ../nbs/20_agreement.ipynb #a6bd1c83
+COLUMNS = ["item", "row", "measure", "reproduced", "seeds", "committed", "expected_half_width",
+           "committed_seeds", "result"]
 
-def agreements(plans: dict[str, list[Planned]], out, committed: dict[Config, dict[int, float]]) -> pd.DataFrame:
+def agreements(plans: dict[str, list[Planned]], out,
+               committed: dict[Config, dict[int, float]]) -> pd.DataFrame:
     "One row for each row of each item's plan whose runs are under `out`: COLUMNS, see `agreement`."
     rows = []
     for item, plan in plans.items():
@@ -78,61 +91,55 @@ def agreements(plans: dict[str, list[Planned]], out, committed: dict[Config, dic
         runs = {row_of(config_of(result)): result for result in results}
         for config, scores in rows_of(results).items():
             one = runs[config]
-            rows.append(dict(item=item, row=label(config_of(one), plan), measure=one["headline"]) | agreement(scores, committed.get(config, {})))
+            named = dict(item=item, row=label(config_of(one), plan), measure=one["headline"])
+            rows.append(named | agreement(scores, committed.get(config, {})))
     return pd.DataFrame(rows, columns=COLUMNS)
 
+# %% ../nbs/20_agreement.ipynb #8f82f142
 def headline(table: pd.DataFrame) -> str:
     "The agreement in one line: `reproduced: 46 of 48 rows agree, 2 differ`."
-    held = table[table.result != "new"].drop_duplicates(["measure", "reproduced", "committed"])   # items share rows
+    held = table[table.result != "new"]
+    held = held.drop_duplicates(["measure", "reproduced", "committed"])   # items share rows
     count = held.result.value_counts()
-    agree = count.get("equal", 0) + count.get("agrees", 0)
-    told = f"reproduced: {agree} of {len(held)} rows agree ({count.get('equal', 0)} to the bit), {count.get('differs', 0)} differ"
+    equal, differ = count.get("equal", 0), count.get("differs", 0)
+    agree = equal + count.get("agrees", 0)
+    told = f"{agree} of {len(held)} rows agree ({equal} to the bit), {differ} differ"
+    if not len(held): told = "nothing here has a committed counterpart"
     new = (table.result == "new").sum()
-    return (told if len(held) else "reproduced: nothing here has a committed counterpart") + (f"; {new} rows are not in the committed evidence" if new else "")
+    beside = f"; {new} rows are not in the committed evidence" if new else ""
+    return f"reproduced: {told}{beside}"
 
-# %% ../nbs/20_agreement.ipynb #23df00b7
+# %% ../nbs/20_agreement.ipynb #6d7e8e88
 def said(notebook) -> list[str]:
     "The verdicts that the executed `notebook` computed and shows, as Markdown."
     import json
     from pathlib import Path
     try: cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError): return []
-    shown = ["".join(output.get("data", {}).get("text/markdown", "")) for cell in cells for output in cell.get("outputs", [])]
+    shown = ["".join(output.get("data", {}).get("text/markdown", ""))
+             for cell in cells for output in cell.get("outputs", [])]
     return [text for text in shown if text.startswith("**Verdict")]
 
 def one_line(verdict: str, width: int = 160) -> str:
-    "A Markdown `verdict` as one line of at most `width` characters, its list opened up and its bold word left out."
+    """A Markdown `verdict` as one line of at most `width` characters, its list opened up
+    and its bold word left out."""
     import textwrap
-    text = " ".join(verdict.replace("**Verdict.**", "").replace("**", "").replace("\n- ", " ").split())
-    return textwrap.shorten(text, width, placeholder=" ..")
+    plain = verdict.replace("**Verdict.**", "").replace("**", "").replace("\n- ", " ")
+    return textwrap.shorten(" ".join(plain.split()), width, placeholder=" ..")
 
+# %% ../nbs/20_agreement.ipynb #6a94c88b
 def verdict_line(name: str, scale: str, seeds: int) -> str:
-    "What item `name` decides: the committed verdict at `scale` and its seeds, and what the `seeds` at hand can add."
+    """What item `name` decides: the committed verdict at `scale` and its seeds,
+    and what the `seeds` at hand can add."""
     from nats_companion.compare import DECIDING
     entry = read_index(reports(scale))["items"].get(name)
     verdicts = said(reports(scale, "notebooks", f"{name}.ipynb")) if entry else []
-    can = "" if seeds >= DECIDING or not (entry and entry["runs"]) else f"; {seeds} here decide nothing"
+    few = seeds < DECIDING and entry and entry["runs"]
+    can = f"; {seeds} here decide nothing" if few else ""
     if not verdicts: return f"{name}: nothing is committed at scale {scale}"
     return f"{name} ({entry['parameters']['seeds']} seeds committed{can}): {one_line(verdicts[0])}"
 
-# %% ../nbs/20_agreement.ipynb #f36dd0a1
-def cheap_sample(index: dict, runs: pd.DataFrame, seconds: float) -> dict[str, list[Planned]]:
-    "Item -> one or more of its cheapest runs among the committed `runs`, round after round over the items of `index`, of `seconds` CPU seconds together."
-    cost = runs.set_index("key").cpu_seconds + runs.set_index("key").evaluation_seconds
-    rows = {row["key"]: row for row in runs.to_dict("records")}
-    queues = {name: sorted(set(e["runs"]) & set(cost.index), key=cost.get) for name, e in index["items"].items()}
-    chosen, taken, spent = {}, set(), 0.0
-    order = sorted((name for name in queues if queues[name]), key=lambda name: cost[queues[name][0]])
-    while any(queues.values()):
-        for name, queue in ((name, queues[name]) for name in order):
-            while queue and (queue[0] in taken or not _at_hand(rows[queue[0]])): queue.pop(0)
-            if not queue: continue
-            if taken and spent + cost[queue[0]] > seconds: queue.clear(); continue
-            key = queue.pop(0)
-            taken.add(key); spent += cost[key]
-            chosen.setdefault(name, []).append(Planned(config_of(rows[key]), dict(run=f"{rows[key]['scheme']}, {key}")))
-    return chosen
-
+# %% ../nbs/20_agreement.ipynb #8a104f52
 def _at_hand(row: dict) -> bool:
     "Whether the data of a run are on this machine."
     from nats_companion import data
@@ -140,8 +147,36 @@ def _at_hand(row: dict) -> bool:
     except ValueError: return False
     return True
 
-def verify(scale: str = "cpu", seconds: float = 60.0, out=None, device: str = "cpu", progress: bool = True) -> pd.DataFrame:
-    """Train a `cheap_sample` of the committed runs at `scale` anew, in `out` (default: a folder that is deleted), and return the agreement.
+# %% ../nbs/20_agreement.ipynb #d1d79726
+def cheap_sample(index: dict, runs: pd.DataFrame, seconds: float) -> dict[str, list[Planned]]:
+    """Item -> one or more of its cheapest runs among the committed `runs`, round after round
+    over the items of `index`, of `seconds` CPU seconds together."""
+    keyed = runs.set_index("key")
+    cost = keyed.cpu_seconds + keyed.evaluation_seconds
+    rows = {row["key"]: row for row in runs.to_dict("records")}
+    queues = {name: sorted(set(e["runs"]) & set(cost.index), key=cost.get)
+              for name, e in index["items"].items()}
+    chosen, taken, spent = {}, set(), 0.0
+    order = sorted((name for name in queues if queues[name]),
+                   key=lambda name: cost[queues[name][0]])
+    while any(queues.values()):
+        for name, queue in ((name, queues[name]) for name in order):
+            while queue and (queue[0] in taken or not _at_hand(rows[queue[0]])): queue.pop(0)
+            if not queue: continue
+            if taken and spent + cost[queue[0]] > seconds:
+                queue.clear()
+                continue
+            key = queue.pop(0)
+            taken.add(key); spent += cost[key]
+            labels = dict(run=f"{rows[key]['scheme']}, {key}")
+            chosen.setdefault(name, []).append(Planned(config_of(rows[key]), labels))
+    return chosen
+
+# %% ../nbs/20_agreement.ipynb #cc01d56a
+def verify(scale: str = "cpu", seconds: float = 60.0, out=None, device: str = "cpu",
+           progress: bool = True) -> pd.DataFrame:
+    """Train a `cheap_sample` of the committed runs at `scale` anew, in `out`
+    (default: a folder that is deleted), and return the agreement.
 
     A scale at which nothing is committed is a `ValueError`."""
     import contextlib, tempfile
@@ -150,7 +185,9 @@ def verify(scale: str = "cpu", seconds: float = 60.0, out=None, device: str = "c
     check_choice("scale", scale, SCALES); check_positive("seconds", seconds)
     index = read_index(reports(scale))
     try: committed = load_runs(reports(scale))
-    except ValueError: raise ValueError(f"nothing is committed at scale {scale}; verify another scale, such as cpu.") from None
+    except ValueError:
+        raise ValueError(f"nothing is committed at scale {scale}; "
+                         "verify another scale, such as cpu.") from None
     plans = cheap_sample(index, committed, seconds)
     with contextlib.ExitStack() as stack:
         out = out or stack.enter_context(tempfile.TemporaryDirectory())

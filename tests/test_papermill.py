@@ -39,7 +39,7 @@ def test_gives_the_same_runs_and_files(smoke, tmp_path, name, way):
 
 
 REFUSALS = [(["-p", "scale", "nope"], "scale='nope' is not known; allowed: smoke, cpu, gpu, paper"), (["-p", "stpes", "3"], "fig3: parameter='stpes' is not known; allowed: "),
-            (["-y", "{steps: many}"], "fig3: steps='many' has the wrong type (str); give a int like the default"), (["-p", "scale", "smoke", "-p", "steps", "3"], "steps=3 is less than one nest of 15 discriminator steps")]
+            (["-y", "{steps: many}"], "fig3: steps='many' has the wrong type (str); give a int like the default"), (["-p", "scale", "smoke", "-p", "steps", "3"], "fig3: steps=3 is less than one nest of 15 discriminator steps")]
 
 
 @pytest.mark.parametrize("words, expected", REFUSALS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
