@@ -67,16 +67,15 @@ def committed_rows(scale: str) -> dict[Config, dict[int, float]]:
     try: return rows_of(load_runs(reports(scale)).to_dict("records"))
     except ValueError: return {}
 
-# %% ../nbs/20_agreement.ipynb #4e3ef448
+# %% ../nbs/20_agreement.ipynb #e766c0c2
 def label(config: Config, plan: list[Planned]) -> str:
-    """What tells `config` from the other rows of its `plan`: its labels there, else the fields
-    in which they differ, the seed left out."""
+    """What tells `config` from the other rows of its `plan`: its labels there, and the fields in
+    which it differs from rows of the same labels; the seed left out."""
     labels = next((labels for other, labels in plan if other.key == config.key), {})
-    if labels: return ", ".join(map(str, labels.values()))
-    fields = [c.to_dict() | dict(seed=0) for c in configs(plan).values()]
-    names = fields[0] if fields else []
-    varied = [name for name in names if len({str(f[name]) for f in fields}) > 1]
-    return ", ".join(f"{name}={getattr(config, name)}" for name in varied) or "the only row"
+    alike = {row_of(other) for other, theirs in plan if theirs == labels}
+    varied = [name for name in config.to_dict() if len({getattr(c, name) for c in alike}) > 1]
+    words = [*map(str, labels.values()), *(f"{name}={getattr(config, name)}" for name in varied)]
+    return ", ".join(words) or "the only row"
 
 # %% ../nbs/20_agreement.ipynb #a6bd1c83
 COLUMNS = ["item", "row", "measure", "reproduced", "seeds", "committed", "expected_half_width",
