@@ -1,5 +1,5 @@
 """What several tests share: the clone, its notebooks, and one reproduction of all items at scale smoke."""
-import importlib.util, json, os, subprocess, sys
+import importlib.util, json, os, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -40,12 +40,32 @@ def command(*words: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run([CLI, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE, **options)
 
 
+BESIDE = {}  # the reproduction at scale smoke: what goes on in the background of the other tests
+
+
+def pytest_collection_finish(session):
+    "Begin the reproduction that many tests look at, so that it is done, or nearly, when the first of them asks."
+    if session.config.option.collectonly or not any("smoke" in getattr(item, "fixturenames", ()) for item in session.items): return
+    from nats_companion import items
+    folder = session.config._tmp_path_factory.mktemp("smoke")
+    words = ["reproduce", *items.find_items(), "--scale", "smoke", "--out", str(folder/"out"), "--device", "cpu", "--jobs", "1"]
+    said = {name: open(folder/name, "w+") for name in ("stdout", "stderr")}
+    BESIDE.update(out=folder/"out", said=said, process=subprocess.Popen([CLI, *words], **said, start_new_session=True))
+
+
+def pytest_sessionfinish(session):
+    "Nothing goes on when the tests are over: interrupted, `reproduce` ends all that it started."
+    if BESIDE and BESIDE["process"].poll() is None:
+        BESIDE["process"].send_signal(signal.SIGINT)
+        BESIDE["process"].wait(PATIENCE)
+
+
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
+def smoke():
     """All items, the headline set and the others, reproduced once at scale smoke by the command line: (process, output folder).
 
     An item that fails is not on the index, and its tests fail alone."""
-    from nats_companion import items
-    out = tmp_path_factory.mktemp("smoke")
-    process = command("reproduce", *items.find_items(), "--scale", "smoke", "--out", out, "--device", "cpu")
-    return process, out
+    status = BESIDE["process"].wait(PATIENCE)
+    for stream in BESIDE["said"].values(): stream.seek(0)
+    texts = {name: stream.read() for name, stream in BESIDE["said"].items()}
+    return subprocess.CompletedProcess(BESIDE["process"].args, status, **texts), BESIDE["out"]

@@ -312,13 +312,15 @@ def test_a_literal_is_refused_without_asserts_too():
 
 
 def test_results_of_the_old_layout_are_read(folder, tmp_path):
-    "A folder that an earlier version left: no record of pages, no fingerprints. Its runs are set aside or taken up, and the call goes through."
+    "A folder that an earlier version left: runs and an index, no record of pages, no fingerprints. What is there is taken up, and the call goes through."
     out = tmp_path/"out"
-    repro.reproduce(["tab_ring"], "smoke", seeds=1, out=out, device="cpu", notebooks=folder, progress=False)
-    for name in ("fingerprints.json",): (out/name).unlink()
-    for page in (out/"pages").glob("*"): page.unlink()
-    index = repro.reproduce(["tab_ring"], "smoke", seeds=1, out=out, device="cpu", notebooks=folder, progress=False, force=True)
-    assert not index["failed"] and "tables/tab_ring.md" in index["items"]["tab_ring"]["files"]
+    plan = items.plan(items.read_item(folder/"paper"/"tab_ring.ipynb"), dict(steps=20, seeds=1))
+    trained = runs.train(plan, out, "cpu", progress=False)
+    (out/"fingerprints.json").unlink()
+    core.write_json(out/"index.json", dict(items=dict(tab_ring=dict(inputs="of an earlier version", files=["tables/tab_ring.md"], runs=[], parameters={})), scale="smoke"))
+    index = repro.reproduce(["tab_ring"], "smoke", seeds=1, out=out, device="cpu", notebooks=folder, progress=False)
+    assert not index["failed"] and "tables/tab_ring.csv" in index["items"]["tab_ring"]["files"]
+    assert index["items"]["tab_ring"]["runs"] == list(trained.key) and index["calls"][0]["reused"] == 1
 
 
 def test_verify_agrees_and_finds_a_planted_difference(tmp_path, monkeypatch):
