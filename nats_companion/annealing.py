@@ -28,43 +28,44 @@ def _scaled(weights: Tensor, normalise: bool) -> Tensor:
     "`weights`, divided by their mean if `normalise`: then they sum to n, as constant weights do."
     return weights / weights.mean() if normalise else weights
 
-# %% ../nbs/05_annealing.ipynb #62d96ac6
+# %% ../nbs/05_annealing.ipynb #8c00dce4
 def geometric(
     n:int, # steps in the nest, >= 1
     first:float=20.0, # w_1; the paper's value
     last:float=1.0, # w_n; the paper's value
-    normalise:bool=False, # scale to mean 1?
+    normalise:bool=True, # scale to mean 1? False: as stated, from `first` to `last`
 ) -> Tensor: # (n,) float64
-    "Weights with one constant ratio > 1 between neighbours (N.7); n = 1 gives `[first]`."
+    "Weights with one constant ratio > 1 between neighbours (N.7); unscaled, n = 1 gives `[first]`."
     t = _positions(n, first, last)
     return _scaled(first * (last / first)**t, normalise)  # (N.7)
 
-# %% ../nbs/05_annealing.ipynb #ea6fd208
-def linear(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
+# %% ../nbs/05_annealing.ipynb #6d97811f
+def linear(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = True) -> Tensor:
     "(n,) float64 weights on a straight line from `first` to `last`; n = 1 gives `[first]`. Errors as `geometric`."
     t = _positions(n, first, last)
     return _scaled(first + (last - first) * t, normalise)
 
-def cosine(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
+def cosine(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = True) -> Tensor:
     """(n,) float64 weights on half a cosine from `first` to `last`, flat at both ends; n = 1 gives
     `[first]`. Errors as `geometric`."""
     t = _positions(n, first, last)
     return _scaled(last + (first - last) * (1 + torch.cos(math.pi * t)) / 2, normalise)
 
-# %% ../nbs/05_annealing.ipynb #3c0ef84b
-def constant(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
+# %% ../nbs/05_annealing.ipynb #c03ad7d3
+def constant(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = True) -> Tensor:
     "(n,) float64 ones: NTS, or plain CFG. `first` and `last` change nothing. Errors as `geometric`."
     return torch.ones_like(_positions(n, first, last))
 
-def reversed(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
+def reversed(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = True) -> Tensor:
     """(n,) float64: the `geometric` weights in opposite order, so they grow from `last` to `first`;
     n = 1 gives `[first]`. Errors as `geometric`."""
     return geometric(n, first, last, normalise).flip(0)
 
-# %% ../nbs/05_annealing.ipynb #9e0cfa66
+# %% ../nbs/05_annealing.ipynb #adec1d52
 def critic(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = False) -> Tensor:
     """(n,) float64 (0, …, 0, 1): n discriminator steps for one generator step; normalised,
-    (0, …, 0, n). `first` and `last` change nothing. Errors as `geometric`."""
+    (0, …, 0, n), which is not the default here. `first` and `last` change nothing. Errors as
+    `geometric`."""
     weights = torch.zeros_like(_positions(n, first, last))
     weights[-1] = 1
     return _scaled(weights, normalise)

@@ -60,7 +60,7 @@ def key(call: str, config: Config) -> str:
                                 reading="flow" if c.reading == "flow" else "nested")
     return f"{call}: " + " ".join(f"{name}={values[name]}" for name in FIELDS[call])
 
-# %% ../nbs/11_cost.ipynb #b1959b6c
+# %% ../nbs/11_cost.ipynb #460197b0
 def pool_of(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
     "Latents (N, latent) and samples (N, *shape) as a stage of `flow` begins with them."
     latents = trainer.latents(trainer.config.pool)
@@ -78,15 +78,16 @@ def one_term(trainer):
     nest = trainer.nest
     def term():
         loss = trainer.generator_loss(nest.generator(nest.latents(nest.batch)))
-        (0.5*loss).backward(inputs=nest.parameters)
+        (0.5*loss).backward(inputs=nest.parameters())
     return term
 
-# %% ../nbs/11_cost.ipynb #4535fc35
+# %% ../nbs/11_cost.ipynb #34758eec
 def one_update(trainer):
-    gradients = [torch.full_like(p, 1e-3) for p in trainer.nest.parameters]
+    nest = trainer.nest
+    gradients = [torch.full_like(p, 1e-3) for p in nest.parameters()]
     def update():
-        for p, g in zip(trainer.nest.parameters, gradients): p.grad = g
-        trainer.nest.update()
+        for p, g in zip(nest.parameters(), gradients): p.grad = g
+        nest.optimizer.step()
     return update
 
 def one_push(trainer):
@@ -96,7 +97,8 @@ def one_push(trainer):
 def one_fit(trainer):
     (latents, pool), nest, batch = pool_of(trainer), trainer.nest, trainer.config.batch
     def fit():
-        list(cfg.approximate(nest.generator, nest.optimizer, latents, pool, 1, batch, nest.rng))
+        list(cfg.approximate(nest.generator, latents, pool, nest.take, epochs=1, batch=batch,
+                             rng=nest.rng))
     return fit
 
 # %% ../nbs/11_cost.ipynb #4c80bbba

@@ -208,7 +208,7 @@ def _streams(config: Config, classes: int, device) -> dict[str, torch.Generator]
     if classes: streams["classes"] = rng(config.seed, "classes", device=device)
     return streams
 
-# %% ../nbs/09_training.ipynb #14585f7d
+# %% ../nbs/09_training.ipynb #0bac180e
 class Trainer:
     "The networks, optimizers, random streams and counts of one run; iterate it for records."
     def __init__(self, config: Config, device: str | torch.device = "cpu"):
@@ -223,9 +223,12 @@ class Trainer:
         self.build_networks()
         self.step = self.iteration = 0
         self.last = torch.zeros(3, device=self.device)  # D's loss, mean real and fake logit
-        self.nest = Nest(self.forward_g, self.optimizers["g"], self.latents, config.weights,
-                         config.reading, batch=config.batch, pool=config.pool, eta=config.eta,
-                         epochs=config.epochs, updates=config.updates, rng=self.streams["order"])
+        self.nest = Nest(self.forward_g, self.optimizers["g"], self.latents,
+                         weights=config.weights, reading=config.reading, batch=config.batch,
+                         pool=config.pool, eta=config.eta, epochs=config.epochs,
+                         updates=config.updates, rng=self.streams["order"],
+                         push=config.pool)  # all at once: no discriminator here mixes samples
+        self.nest.untried = False           # the losses are means (03); a trial would use chance
 
     def autocast(self):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp)

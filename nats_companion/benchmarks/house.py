@@ -74,7 +74,7 @@ def by_hand(generator, optimizer, latents, discriminator_step, generator_loss, w
             inputs=list(generator.parameters()))
     optimizer.step()
 
-# %% ../../nbs/benchmarks/1_house.ipynb #7da1785d
+# %% ../../nbs/benchmarks/1_house.ipynb #a33213bd
 @benchmark("nest", "NATS iteration, N_d = 15, accumulate", "the same steps by hand", "x", 1.02,
            rounds=9)
 def measure_nest(setting: Setting) -> tuple[list[float], dict]:
@@ -83,19 +83,19 @@ def measure_nest(setting: Setting) -> tuple[list[float], dict]:
     from nats_companion.nest import Nest
     weights = annealing.geometric(15, normalise=True).tolist()
     generator, optimizer, latents, *closures = nest_game(device=setting.device)
-    nest = Nest(generator, optimizer, latents, weights, "accumulate")
+    nest = Nest(generator, optimizer, latents, weights=weights, reading="accumulate")
     other = nest_game(device=setting.device)
     sides = dict(ours=lambda: nest(*closures), theirs=lambda: by_hand(*other, weights))
     times = alternate(sides, setting.rounds, device=setting.device)
     return ratios(times, clock=setting.clock), {name: asdict(t) for name, t in times.items()}
 
-# %% ../../nbs/benchmarks/1_house.ipynb #f031378a
+# %% ../../nbs/benchmarks/1_house.ipynb #ad31449b
 def peaks(weights: list[float], device: str = "cpu") -> dict[str, int]:
     """Peak bytes of tensors in one iteration, through `nest.Nest` and by hand,
     optimizer states made before."""
     from nats_companion.nest import Nest
     generator, optimizer, latents, *closures = nest_game(device=device)
-    nest = Nest(generator, optimizer, latents, weights, "accumulate")
+    nest = Nest(generator, optimizer, latents, weights=weights, reading="accumulate")
     other = nest_game(device=device)
     sides = dict(ours=lambda: nest(*closures), theirs=lambda: by_hand(*other, weights))
     for once in sides.values(): once()
@@ -118,7 +118,7 @@ def slope(x: list[float], y: list[float]) -> float:
     covariance = sum((a - centre)*b for a, b in zip(u, v))
     return covariance/sum((a - centre)**2 for a in u)
 
-# %% ../../nbs/benchmarks/1_house.ipynb #b4bcc4d4
+# %% ../../nbs/benchmarks/1_house.ipynb #94f37a26
 @benchmark("growth", "a carried sweep, M in 5, 10, 20, 50", "M", "exponent", 1.05, rounds=3)
 def measure_growth(setting: Setting) -> tuple[list[float], dict]:
     "The exponent of the CPU time of a sweep over a pool of 320."
@@ -126,10 +126,9 @@ def measure_growth(setting: Setting) -> tuple[list[float], dict]:
     from nats_companion.nest import descent
     generator, _, latents, discriminator_step, generator_loss = nest_game(device=setting.device)
     pool, rng = latents(320), core.rng(0, "order")
-    def draw(z): return generator(z).detach()
     def sweep(m):
-        cfg.carried_sweep(draw, pool, None, discriminator_step, [1.0]*m,
-                          lambda _: descent(generator_loss), 0.1, 64, 1, rng)
+        cfg.carried_sweep(generator(pool).detach(), (), discriminator_step, descent(generator_loss),
+                          weights=[1.0]*m, eta=0.1, batch=64, updates=1, rng=rng)
     lengths = (5, 10, 20, 50)
     sweeps = {str(m): (lambda m=m: sweep(m)) for m in lengths}
     times = alternate(sweeps, setting.rounds, device=setting.device)

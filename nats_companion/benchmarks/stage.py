@@ -8,8 +8,8 @@ __all__ = ['SOURCE', 'ROLES', 'D_LAYERS', 'G_LAYERS', 'discriminator', 'generato
            'layer_names', 'gradients', 'their_gradients', 'double_precision', 'equal_networks', 'apart', 'pushed',
            'agreement', 'compare', 'enter', 'Trial', 'trained', 'measure_quality']
 
-# %% ../../nbs/benchmarks/2_stage.ipynb #12404689
-import contextlib, copy, time
+# %% ../../nbs/benchmarks/2_stage.ipynb #16a30fec
+import contextlib, copy, functools, time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import ModuleType, SimpleNamespace
@@ -64,7 +64,7 @@ def update(D: nn.Module, steps: torch.optim.Optimizer, real: Tensor, fake: Tenso
     steps.step()
     return loss.detach()
 
-# %% ../../nbs/benchmarks/2_stage.ipynb #0aa75c70
+# %% ../../nbs/benchmarks/2_stage.ipynb #7cfc5efd
 def our_stage(s: Stage, images: Tensor, device: str = "cpu") -> Callable[[], cfg.Stage]:
     "A function that runs one stage on uint8 `images` (n, 1, 32, 32)."
     channels_last = dict(memory_format=torch.channels_last)
@@ -78,8 +78,9 @@ def our_stage(s: Stage, images: Tensor, device: str = "cpu") -> Callable[[], cfg
         update(D, of_d, real.contiguous(**channels_last), fake.contiguous(**channels_last))
     def run():
         latents = torch.randn(s.pool, s.latent, generator=random).to(device)
-        return cfg.stage(G, D, step, optimizer(G), latents, [1.0]*s.length,
-                         s.eta, s.batch, s.updates, s.epochs, rng=random)
+        return cfg.stage(G, optimizer(G), latents, step, cfg.gradient_field(D),
+                         weights=[1.0]*s.length, eta=s.eta, batch=s.batch, updates=s.updates,
+                         epochs=s.epochs, rng=random)
     return run
 
 # %% ../../nbs/benchmarks/2_stage.ipynb #c5ae979b
@@ -209,7 +210,7 @@ def pushed(network: Callable, x: Tensor) -> tuple[Tensor]:
     x = x.clone().requires_grad_(True)
     return torch.autograd.grad(network(x).sum(), x)
 
-# %% ../../nbs/benchmarks/2_stage.ipynb #822a8c70
+# %% ../../nbs/benchmarks/2_stage.ipynb #7d2ee4e5
 @double_precision()
 def agreement(s: Stage, modules, images: Tensor, device: str = "cpu") -> dict[str, float]:
     """Largest relative difference between the authors' code and ours: in a push, the
@@ -229,7 +230,8 @@ def agreement(s: Stage, modules, images: Tensor, device: str = "cpu") -> dict[st
     found["discriminator_gradients"] = apart(gradients(D), their_gradients(game.d_params, D_LAYERS))
     theirs = cfggan.g_loss_dflt(their_G(z), fake)
     theirs.backward()
-    fit = cfg.approximate(G, optimizer(G), z, fake, 1, s.batch)
+    take = functools.partial(cfg.take_step, optimizer(G))
+    fit = cfg.approximate(G, z, fake, take, epochs=1, batch=s.batch)
     found["approximator_loss"] = apart(list(fit), [theirs.detach()])
     found["approximator_gradients"] = apart(gradients(G), their_gradients(game.g_params, G_LAYERS))
     if max(found.values()) > 1e-8:
@@ -276,7 +278,7 @@ class Trial:
     latent: int = 32
     samples: int = 3000
 
-# %% ../../nbs/benchmarks/2_stage.ipynb #918903f4
+# %% ../../nbs/benchmarks/2_stage.ipynb #4f73ec8a
 def trained(t: Trial, seed: int, fresh: bool) -> tuple[float, float]:
     """(distance on classifier features, CPU seconds of training) after the stages,
     with new latents for each update (`fresh`) or a carried pool."""
@@ -288,15 +290,16 @@ def trained(t: Trial, seed: int, fresh: bool) -> tuple[float, float]:
     of_g, of_d = (torch.optim.Adam(m.parameters(), 1e-3, betas=(0.5, 0.99), fused=True)
                   for m in (G, D))
     random, order = core.rng(seed, "latents"), core.rng(seed, "data")
+    def latents(n): return torch.randn(n, t.latent, generator=random)
     def step(fake): return update(D, of_d, real.sample(len(fake), order), fake)
     start = time.process_time()
     for _ in range(t.stages):
-        latents = torch.randn(t.pool, t.latent, generator=random)
-        cfg.stage(G, D, step, of_g, latents, [1.0]*t.length, t.eta, t.batch, 1, t.epochs,
-                  fresh=fresh, rng=random)
+        cfg.stage(G, of_g, latents(t.pool), step, cfg.gradient_field(D), weights=[1.0]*t.length,
+                  eta=t.eta, batch=t.batch, epochs=t.epochs, rng=random,
+                  fresh=latents if fresh else None)
     spent = time.process_time() - start
-    latents = torch.randn(t.samples, t.latent, generator=core.rng(seed, "evaluation"))
-    with torch.no_grad(): fakes = G(latents)
+    fixed = torch.randn(t.samples, t.latent, generator=core.rng(seed, "evaluation"))
+    with torch.no_grad(): fakes = G(fixed)
     return metrics.evaluate(fakes, target, brief=True)[target.label], spent
 
 # %% ../../nbs/benchmarks/2_stage.ipynb #dd039d9b

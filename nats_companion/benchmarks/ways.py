@@ -69,19 +69,23 @@ def repeated(times: int, work: Callable[[], object]) -> Callable[[], None]:
         for _ in range(times): work()
     return run
 
-# %% ../../nbs/benchmarks/5_ways.ipynb #f8c366fc
+# %% ../../nbs/benchmarks/5_ways.ipynb #e847886f
 def carry(setting: Setting, length: int = 15, pool: int = 640, **options) -> dict[str, Callable]:
     "The sweep of a stage with new latents for each update, and with a carried pool."
     game = Game(device=setting.device, channels_last=True, **options)
     random = core.rng(0, "pool")
-    copies = -(-pool//len(game.z))                          # rounded up
+    batch, copies = len(game.z), -(-pool//len(game.z))      # rounded up
     latents = game.z.repeat(copies, 1)[:pool]
-    @torch.no_grad()
-    def draw(z): return torch.cat([game.generator(part) for part in z.split(64)])
-    def swept(sweep):
-        return lambda: sweep(draw, latents, game.discriminator, game.discriminator_step,
-                             [1.0]*length, cfg.gradient_field, 0.1, len(game.z), 1, random)
-    return dict(before=swept(cfg.fresh_sweep), after=swept(cfg.carried_sweep))
+    def new(n): return torch.randn(n, *game.z.shape[1:], generator=random).to(game.z)
+    def swept(sweep, **options):
+        field = cfg.gradient_field(game.discriminator)
+        def once():
+            x = cfg.draw(game.generator, latents, 64)
+            sweep(x, (), game.discriminator_step, field, weights=[1.0]*length, eta=0.1,
+                  batch=batch, updates=1, **options)
+        return once
+    return dict(before=swept(cfg.fresh_sweep, generator=game.generator, latents=new),
+                after=swept(cfg.carried_sweep, rng=random))
 
 # %% ../../nbs/benchmarks/5_ways.ipynb #c760c5da
 def freeze(setting: Setting, **options) -> dict[str, Callable]:

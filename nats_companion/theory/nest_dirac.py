@@ -132,7 +132,7 @@ class Game:
         logits = self.discriminator(fake)
         return fake.shape[1]*self.loss.generator(logits, logits)
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #f7953ebe
+# %% ../../nbs/theory/6_nest_dirac.ipynb #cd69dbc3
 def one_nest(state: Tensor, reading: str, weights: Sequence[float], generator_rate: float,
              discriminator_rate: float, gamma: float = 0.0, sigma: float = 0.0, loss: str = "gan",
              fit_rate: float = 1.0, epochs: int = 1) -> Tensor:
@@ -146,8 +146,8 @@ def one_nest(state: Tensor, reading: str, weights: Sequence[float], generator_ra
     optimizer_d = torch.optim.SGD(discriminator.parameters(), rate_d)
     game = Game(discriminator, optimizer_d, lambda n: sigma*signs, LOSSES[loss], gamma)
     optimizer_g = torch.optim.SGD(generator.parameters(), rate_g)
-    nest = Nest(generator, optimizer_g, lambda n: signs, weights, reading, batch=2, pool=2,
-                eta=generator_rate, epochs=epochs)
+    nest = Nest(generator, optimizer_g, lambda n: signs, weights=weights, reading=reading, batch=2,
+                pool=2, eta=generator_rate, epochs=epochs)
     nest(game.discriminator_step, game.generator_loss)
     return torch.cat([generator.theta, discriminator.psi]).detach().flatten()
 
@@ -254,7 +254,7 @@ def play(nest: Nest, game: Game, nests: int, look: Callable[[], object]) -> Iter
         nest(game.discriminator_step, game.generator_loss)
         yield look()
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #c93e5558
+# %% ../../nbs/theory/6_nest_dirac.ipynb #86d8f079
 def dirac_orbits(reading: str, weights: Sequence[float], generator_rate: float,
                  discriminator_rate: float, nests: int, start: Tensor,
                  gamma: float = 0.0, loss: str = "gan", fit: float = 1.0) -> Tensor:
@@ -268,7 +268,7 @@ def dirac_orbits(reading: str, weights: Sequence[float], generator_rate: float,
     game = Game(discriminator, optimizer_d, zeros, LOSSES[loss], gamma)
     rate_g = fit if reading == "flow" else generator_rate
     optimizer_g = torch.optim.SGD(generator.parameters(), rate_g)
-    nest = Nest(generator, optimizer_g, zeros, weights, reading, batch=1, pool=1,
+    nest = Nest(generator, optimizer_g, zeros, weights=weights, reading=reading, batch=1, pool=1,
                 eta=generator_rate, epochs=1)
     def look(): return torch.cat([generator.theta, discriminator.psi], 1).detach().clone()
     return torch.stack(list(play(nest, game, nests, look)))
@@ -300,7 +300,7 @@ def slope_kernel(discriminator: nn.Module, games: int, dimension: int) -> Tensor
     squares = [g.flatten(1).square().sum(1) for row in rows for g in row if g is not None]
     return sum(squares)/dimension
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #04667778
+# %% ../../nbs/theory/6_nest_dirac.ipynb #2b436699
 def location_radii(reading: str, weights: Sequence[float], spread: Tensor,
                    discriminator: nn.Module, rate: float, discriminator_rate: float, nests: int,
                    batch: int = 64, fit_rate: float = 0.7, dimension: int = 2,
@@ -316,8 +316,8 @@ def location_radii(reading: str, weights: Sequence[float], spread: Tensor,
     optimizer_d = torch.optim.SGD(discriminator.parameters(), discriminator_rate)
     game = Game(discriminator, optimizer_d, real)
     optimizer_g = torch.optim.SGD(generator.parameters(), fit_rate if reading == "flow" else rate)
-    nest = Nest(generator, optimizer_g, normal, weights, reading, batch=batch, pool=4*batch,
-                eta=rate, epochs=1, rng=rng(seed, "order"))
+    nest = Nest(generator, optimizer_g, normal, weights=weights, reading=reading, batch=batch,
+                pool=4*batch, push=4*batch, eta=rate, epochs=1, rng=rng(seed, "order"))
     def look(): return generator.theta.detach().norm(dim=1)
     return torch.stack(list(play(nest, game, nests, look)))
 
@@ -337,7 +337,7 @@ class Branch:
     eta: float = 0.5                  # step size of `flow`
     passes: int = 2                   # of its regression over a pool of four batches
 
-# %% ../../nbs/theory/6_nest_dirac.ipynb #bb6d28ba
+# %% ../../nbs/theory/6_nest_dirac.ipynb #1dcefb62
 def ring_samples(generator: nn.Module, discriminator: nn.Module, branch: Branch, mixture: Mixture,
                  games: int, latent: int, nests: int, batch: int = 64, points: int = 400,
                  seed: int = 0, device="cpu") -> Iterator[Tensor]:
@@ -352,8 +352,9 @@ def ring_samples(generator: nn.Module, discriminator: nn.Module, branch: Branch,
     optimizer_d = make(discriminator.parameters(), lr=branch.rate)
     game = Game(discriminator, optimizer_d, real, gamma=branch.gamma)
     optimizer_g = make(generator.parameters(), lr=branch.generator_rate or branch.rate)
-    nest = Nest(generator, optimizer_g, latents, branch.weights, branch.reading, batch=batch,
-                pool=4*batch, eta=branch.eta, epochs=branch.passes, rng=rng(seed, "order"))
+    nest = Nest(generator, optimizer_g, latents, weights=branch.weights, reading=branch.reading,
+                batch=batch, pool=4*batch, push=4*batch, eta=branch.eta, epochs=branch.passes,
+                rng=rng(seed, "order"))
     def look():
         with torch.no_grad(): return generator(z)
     return play(nest, game, nests, look)

@@ -331,7 +331,7 @@ def check_levels(sigmas: Sequence[float]) -> list[float]:
     levels = [check_positive("sigma", float(s)) for s in sigmas]
     if not levels or any(a <= b for a, b in zip(levels, levels[1:])):
         raise ValueError(f"sigmas={levels} is not allowed; give one or more levels that fall, "
-                         "such as annealing.geometric(40, 10.0, 0.05).")
+                         "such as annealing.geometric(40, 10.0, 0.05, False).")
     return levels
 
 # %% ../../nbs/theory/1_scores.ipynb #bf22b9f2
