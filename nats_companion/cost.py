@@ -60,28 +60,28 @@ def key(call: str, config: Config) -> str:
                                 reading="flow" if c.reading == "flow" else "nested")
     return f"{call}: " + " ".join(f"{name}={values[name]}" for name in FIELDS[call])
 
-# %% ../nbs/11_cost.ipynb #460197b0
-def pool_of(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
-    "Latents (N, latent) and samples (N, *shape) as a stage of `flow` begins with them."
-    latents = trainer.latents(trainer.config.pool)
-    with torch.no_grad():
-        samples = [trainer.nest.generator(z) for z in latents.split(trainer.config.batch)]
-        return latents, torch.cat(samples)
+# %% ../nbs/11_cost.ipynb #692819ef
+def pool_of(trainer: Trainer) -> tuple[tuple, torch.Tensor]:
+    "Latents with their conditions, and samples (N, *shape), as a stage of `flow` begins with them."
+    latents = trainer.nest.draw(trainer.config.pool)
+    return latents, cfg.draw(trainer.nest.generator, latents, trainer.config.batch)
 
 def one_discriminator(trainer):
     nest, batch = trainer.nest, trainer.config.batch
-    if trainer.config.reading != "flow": return lambda: trainer.discriminator_step(nest.fakes())
-    _, pool = pool_of(trainer)
-    return lambda: trainer.discriminator_step(cfg.minibatch(pool, batch, nest.rng))
+    if trainer.config.reading != "flow": return lambda: trainer.discriminator_step(*nest.fakes())
+    (_, *conditions), samples = pool_of(trainer)
+    pool = samples, *conditions
+    return lambda: trainer.discriminator_step(*cfg.minibatch(pool, batch, nest.rng))
 
 def one_term(trainer):
     nest = trainer.nest
     def term():
-        loss = trainer.generator_loss(nest.generator(nest.latents(nest.batch)))
+        latents = nest.draw(nest.batch)
+        loss = trainer.generator_loss(nest.generator(*latents), *latents[1:])
         (0.5*loss).backward(inputs=nest.parameters())
     return term
 
-# %% ../nbs/11_cost.ipynb #34758eec
+# %% ../nbs/11_cost.ipynb #fd6210c4
 def one_update(trainer):
     nest = trainer.nest
     gradients = [torch.full_like(p, 1e-3) for p in nest.parameters()]
@@ -91,8 +91,8 @@ def one_update(trainer):
     return update
 
 def one_push(trainer):
-    (_, pool), field = pool_of(trainer), descent(trainer.generator_loss)
-    return lambda: cfg.step(pool, field, trainer.config.eta, 1.0)
+    ((_, *conditions), pool), field = pool_of(trainer), descent(trainer.generator_loss)
+    return lambda: cfg.step(pool, lambda x: field(x, *conditions), trainer.config.eta, 1.0)
 
 def one_fit(trainer):
     (latents, pool), nest, batch = pool_of(trainer), trainer.nest, trainer.config.batch
