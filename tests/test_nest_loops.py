@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from nats_companion import annealing, data
+from nats_companion.cfg import gradient_field
 from nats_companion.core import rng, seeded
-from nats_companion.nest import READINGS, Nest
+from nats_companion.nest import READINGS, Nest, descent
 
 READING = pytest.mark.parametrize("reading", READINGS)
 BATCH, POOL = 16, 48
@@ -294,6 +295,32 @@ def test_batch_norm_in_the_generator(reading, pool):
     before = game.G.norm.running_mean.clone()
     game.play(reading, pool=pool)                                  # a last part of one would raise
     assert differ(game.G.norm.running_mean, before) > 1e-4
+
+
+@READING
+def test_modes_are_those_of_the_loop_and_a_field_that_of_a_minibatch(reading):
+    game, seen = Game(norm_g=True, norm_d=True), []
+    def loss(fake):
+        assert game.D.training and game.G.training
+        seen.append(len(fake))
+        return game.generator_loss(fake)
+    before = game.D[1].running_mean.clone()
+    game.play(reading, generator_loss=loss)
+    assert set(seen) <= {BATCH, BATCH//2}            # the trial of half a batch is the only other size
+    assert game.D.training and game.G.training and differ(game.D[1].running_mean, before) > 1e-4
+    game.D.eval(), game.G.eval()
+    game.play(reading)
+    assert not game.D.training and not game.G.training
+
+
+def test_a_field_depends_on_its_minibatch_only_where_the_discriminator_mixes_samples():
+    for norm, training, mixes in ((True, True, True), (True, False, False), (False, True, False)):
+        game = Game(norm_d=norm)
+        game.D.train(training)
+        x = game.sample(2*BATCH)
+        for field in (descent(game.generator_loss), gradient_field(game.D)):
+            alone = field(x[:BATCH])
+            assert (differ(field(x)[:BATCH], alone) > 1e-3*alone.abs().max().item()) is mixes
 
 
 # 3. Misuse speaks, before anything is trained
