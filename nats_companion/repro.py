@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'CALIBRATED', 'Work', 'decide', 'inputs_digest', 'is_current', 'Left', 'left', 'price_of', 'describe',
            'jobs_of', 'chunk_job', 'item_job', 'unusual', 'failed_runs', 'again', 'failed_item', 'failures_of',
            'halted', 'refusals', 'enter', 'known_runs', 'installed', 'close', 'index_page', 'Progress', 'conclusion',
-           'alone', 'settle_old', 'worth', 'seconds_done', 'fitted_speeds', 'shows', 'booked', 'reproduce']
+           'alone', 'settle_old', 'worth', 'seconds_done', 'sharing', 'fitted_speeds', 'shows', 'booked', 'reproduce']
 
 # %% ../nbs/21_repro.ipynb #8bb61ac2
 import contextlib, dataclasses, hashlib, json, shlex, sys, time
@@ -427,16 +427,23 @@ def seconds_done(worth: dict[str, float], work: Work, executed: list[str]) -> fl
     return sum(seconds for name, seconds in worth.items()
                if name in executed or (run_folder(name, work.out)/"result.json").exists())
 
-# %% ../nbs/21_repro.ipynb #50c2208e
+# %% ../nbs/21_repro.ipynb #69c5b274
 CALIBRATED = 60.0  # predicted CPU seconds from which on it pays to spend two of them on a calibration
+
+def sharing(work: Work, chunks: list[list]) -> int:
+    "How many of the jobs that train `chunks` share the cores of this machine at once."
+    here = work.device == "cpu" and not work.profile
+    return min(work.jobs, len(chunks)) if here else 1
 
 def fitted_speeds(work: Work) -> "cost.Speeds":
     "The speeds that the prices of `work` rest on, calibrated to this machine where much is to do."
     speeds = cost.Speeds("cpu" if work.profile else work.device)
-    runs = [config for chunk in left(work, speeds).chunks for config in chunk]
+    chunks = left(work, speeds).chunks
+    runs = [config for chunk in chunks for config in chunk]
     if sum(map(speeds.seconds, runs)) < CALIBRATED: return speeds
-    return cost.calibrate(speeds, runs)
+    return cost.calibrate(speeds, runs, sharing(work, chunks))
 
+# %% ../nbs/21_repro.ipynb #edab5243
 def shows(job: Job, report: Report) -> bool:
     "Whether `job` was an item's notebook, and succeeded."
     return not job.trains and report.cost is not None
