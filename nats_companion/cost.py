@@ -165,21 +165,21 @@ OVERHEAD = dict(         # seconds of each call, however small
     discriminator=1.2e-3, term=7e-4, update=3e-4, draw=2e-4, push=5e-4, fit=4.5e-4, sample=2e-4,
     brief=0.02, full=0.2, start=0.1, first=1.0)
 
-# %% ../nbs/11_cost.ipynb #710a3888
+# %% ../nbs/11_cost.ipynb #b8ba8f67
 @functools.cache
 def forward_flops(network: str, shape: tuple[int, ...], latent: int, width: int,
                   depth: int) -> tuple[int, int]:
     """Floating point operations of one sample's way through the (generator, discriminator), counted
     without computing."""
     from torch.utils.flop_counter import FlopCounterMode
-    plane = int(network in networks.CONDITIONAL)  # of the class: one more latent, one more plane
+    told = network in networks.CONDITIONAL
     with torch.device("meta"):
         pair = networks.build(network, shape, latent=latent, width=width, depth=depth,
-                              bounded=len(shape) == 3, classes=2*plane)
-        inputs = torch.empty(2, latent + plane), torch.empty(2, shape[0] + plane, *shape[1:])
+                              bounded=len(shape) == 3, classes=2*told)
+        labels = (torch.empty(2, dtype=torch.long),)*told
         found = []
-        for module, x in zip(pair, inputs):
-            with FlopCounterMode(display=False) as counter: module(x)
+        for module, x in zip(pair, (torch.empty(2, latent), torch.empty(2, *shape))):
+            with FlopCounterMode(display=False) as counter: module(x, *labels)
             found.append(counter.get_total_flops()//2)
     return tuple(found)
 
