@@ -85,7 +85,7 @@ def take_step(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor]) -> Non
                          "give the optimizer of this generator, and no detach() on the way.")
     optimizer.step()
 
-# %% ../nbs/06_cfg.ipynb #07ee6237
+# %% ../nbs/06_cfg.ipynb #77cabf7b
 def rows(tree: Any, index) -> Any:
     "The rows `index` of every tensor in `tree`."
     return tree_map_only(Tensor, lambda t: t[index], tree)
@@ -98,8 +98,9 @@ def split(tree: Any, size: int) -> list[Any]:
     """The rows of `tree` in parts of `size` and a last one of what is left; a single row that is left
     joins the part before it, for batch norm has no use for it alone."""
     n = len(first_tensor(tree))
+    if n <= size: return [tree]
     starts = list(range(0, n, size))
-    if n > size > 1 and n - starts[-1] == 1: starts.pop()
+    if size > 1 and n - starts[-1] == 1: starts.pop()
     return [rows(tree, slice(*ends)) for ends in zip(starts, [*starts[1:], n])]
 
 # %% ../nbs/06_cfg.ipynb #ae52efea
