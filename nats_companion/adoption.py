@@ -144,7 +144,7 @@ def contest(schemes: dict[str, dict],  # row -> the `source` of its loop and nam
                     | dict(device=device.split(":")[0], commit=core.commit()))
     return pd.DataFrame(rows), gallery
 
-# %% ../nbs/26_adoption.ipynb #14fae0a0
+# %% ../nbs/26_adoption.ipynb #6ba3c6e9
 def told(verdicts: pd.DataFrame) -> str:
     "The rows of `compare.compare` by their verdicts; what is undecided is named as such."
     def clause(v):
@@ -153,4 +153,4 @@ def told(verdicts: pd.DataFrame) -> str:
     said = {kind: ", ".join(map(clause, group.to_dict("records")))
             for kind, group in verdicts.groupby("verdict", sort=False)}
     if "undecided" in said: said["undecided, which is not equal"] = said.pop("undecided")
-    return "; ".join(f"{kind}: {clauses}" for kind, clauses in said.items()) + "."
+    return " ".join(f"{kind.capitalize()}: {clauses}." for kind, clauses in said.items())
