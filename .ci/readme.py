@@ -26,12 +26,13 @@ def table(nbs: Path, paths: list[Path], header: str, name) -> str:
 
 
 def notebook_map(nbs: Path) -> str:
-    "Library, theory, experiments and benchmarks, each with the summary in its title cell; of the paper's items only where they are: one more is one more file."
+    "Library, theory, recipes, experiments and benchmarks, each with the summary in its title cell; of the paper's items only where they are: one more is one more file."
     numbered = lambda p: p.stem.split("_")[0] + " " + head(p)[0]
     items = ("The items of the paper, its figures and tables, are one notebook each in [paper](paper); "
              "what each of them claims and what was measured for it: [reports](../reports/README.md).")
     parts = [table(nbs, sorted(nbs.glob("[0-9][0-9]_*.ipynb")), "library, in reading order | what it is about", numbered),
              table(nbs, sorted((nbs/"theory").glob("*.ipynb")), "chapter of the theory | the statement that it checks", numbered),
+             table(nbs, sorted((nbs/"recipes").glob("*.ipynb")), "recipe | what it shows of somebody else's loop", numbered),
              items, table(nbs, sorted((nbs/"experiments").glob("*.ipynb")), "experiment | what it does", lambda p: p.stem),
              table(nbs, sorted((nbs/"benchmarks").glob("*.ipynb")), "benchmark | what it measures", lambda p: head(p)[0])]
     return "\n\n".join([MARK, *parts])

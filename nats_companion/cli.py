@@ -19,7 +19,7 @@ from .prices import costs_file, duration, read_costs, read_index, reports
 
 # %% ../nbs/25_cli.ipynb #3dbff05e
 SCALE = f"one of {', '.join(SCALES)}"
-ITEMS = "names as `list` shows them, or paper, theory, all"
+ITEMS = "names as `list` shows them, or paper, theory, recipes, all"
 JOBS = "notebooks executed at once (default: the number of cores, or of GPUs)"
 DEVICE = "auto, cpu or cuda"
 

@@ -366,7 +366,7 @@ def booked(job: Job, report: Report, work: Work, bar: Progress) -> dict[str, str
     return found
 
 # %% ../nbs/23_repro.ipynb #cc63bfd5
-def reproduce(items=None,               # names of items, or paper, theory, all; None: headline set
+def reproduce(items=None,               # names of items or shelves, or all; None: headline set
               scale: str = "cpu",       # smoke, cpu, gpu or paper
               seeds: int | None = None, # number of seeds; None: as the scale says
               out=None,                 # folder for results; None: reports/local/SCALE

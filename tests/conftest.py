@@ -46,9 +46,8 @@ BESIDE = {}  # the reproduction at scale smoke: what goes on in the background o
 def pytest_collection_finish(session):
     "Begin the reproduction that many tests look at, so that it is done, or nearly, when the first of them asks."
     if session.config.option.collectonly or not any("smoke" in getattr(item, "fixturenames", ()) for item in session.items): return
-    from nats_companion import items
     folder = session.config._tmp_path_factory.mktemp("smoke")
-    words = ["reproduce", *items.find_items(), "--scale", "smoke", "--out", str(folder/"out"), "--device", "cpu", "--jobs", "1"]
+    words = ["reproduce", "all", "--scale", "smoke", "--out", str(folder/"out"), "--device", "cpu", "--jobs", "1"]
     said = {name: open(folder/name, "w+") for name in ("stdout", "stderr")}
     BESIDE.update(out=folder/"out", said=said, process=subprocess.Popen([CLI, *words], **said, start_new_session=True))
 
@@ -62,7 +61,7 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture(scope="session")
 def smoke():
-    """All items, the headline set and the others, reproduced once at scale smoke by the command line: (process, output folder).
+    """All items that need nothing but the clone, the headline set and the others, reproduced once at scale smoke by the command line: (process, output folder).
 
     An item that fails is not on the index, and its tests fail alone."""
     status = BESIDE["process"].wait(PATIENCE)

@@ -274,7 +274,7 @@ def test_a_new_item_is_one_new_file(tmp_path):
     "A copy of the clone's notebooks with one file more: it is listed, planned, reproduced, and asks for no edit elsewhere."
     import shutil
     nbs = tmp_path/"nbs"
-    for part in ("paper", "theory", "experiments"): shutil.copytree(NBS/part, nbs/part)
+    for part in ("paper", "theory", "recipes", "experiments"): shutil.copytree(NBS/part, nbs/part)
     write_notebook(nbs/"paper"/"tab_new.ipynb", "# New\n\n> One more", parameters=PARAMETERS, scales=SCALES, open=OPEN.format(name="tab_new"), plan=PLAN, use=USE + '\npage.verdict("It runs.")')
     assert "tab_new: New" in command("list", "--notebooks", nbs).stdout
     done = command("reproduce", "tab_new", "--scale", "smoke", "--notebooks", nbs, "--out", tmp_path/"out", "--device", "cpu")

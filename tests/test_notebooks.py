@@ -8,8 +8,8 @@ from conftest import NBS, ROOT, notebooks
 
 from nats_companion import bench, core, items, jobs, repro, runs
 
-ITEMS = items.find_items()
-THROUGH_REPRODUCE = [NBS/"experiments"/"run.ipynb", *(item.path for item in ITEMS.values())]
+ITEMS = {item.name: item for item in items.select(["all"])}  # recipes need what is not in the clone: test_recipes.py
+THROUGH_REPRODUCE = [NBS/"experiments"/"run.ipynb", *(item.path for item in items.find_items().values())]
 LIBRARY = [p for p in notebooks() if p not in THROUGH_REPRODUCE]
 MODULES = [p for p in LIBRARY if p.parent == NBS and p.name[:2].isdigit()]
 

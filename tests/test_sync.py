@@ -61,14 +61,14 @@ def test_title_cell(path):
     assert len(lines) == 2 and lines[0].startswith("# ") and lines[1].startswith("> ")
 
 
-@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent.name in ("paper", "theory", "experiments")], ids=by_name)
+@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent.name in ("paper", "theory", "recipes", "experiments")], ids=by_name)
 def test_parameters_survive_cleaning(copy, path):
     tags = [t for c in cells(copy/path.relative_to(ROOT)) for t in c["metadata"].get("tags", [])]
     assert tags.count("parameters") == 1 and (path.parent.name == "experiments" or tags.count("scales") == 1)
 
 
-@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent.name in ("paper", "experiments")], ids=by_name)
-def test_paper_notebooks_export_nothing(path):
+@pytest.mark.parametrize("path", [p for p in notebooks() if p.parent.name in ("paper", "recipes", "experiments")], ids=by_name)
+def test_item_notebooks_export_nothing(path):
     assert not any(c["source"].startswith("#| export") or "default_exp" in c["source"] for c in cells(path))
 
 
