@@ -2,6 +2,7 @@
 import csv, json, posixpath, re
 from pathlib import Path
 
+from nats_companion.compare import interval_text
 from nats_companion.prices import duration, read_index
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,35 @@ def render(index: Path) -> str:
     text, _ = MarkdownExporter().from_notebook_node(notebook)
     moved = lambda m: f"]({m[1] if ':' in m[1] or m[1].startswith('#') else posixpath.normpath(posixpath.join('nbs', m[1]))})"
     return re.sub(r"\]\(([^)\s]+)\)", moved, text).strip() + "\n"
+
+
+# A number in the prose names the cell that it is: `26.6 ± 1.3<!-- tab_schemes [row=CTS] FD -->` is the column that begins with FD, of the one row whose `row` is CTS, of
+# cpu/tables/tab_schemes.csv in reports/. Conditions are parted by `;`; `+difference` shows the sign, `-difference` turns it; `difference` takes its `half_width` along.
+
+QUOTED = re.compile(r"([+−-]?\d[\d.,]*(?: ± [\d.]+)?)<!-- (\S+) \[(.*?)\] (\S+) -->")
+
+
+def cell_of(table: str, where: str, column: str, reports: Path) -> str:
+    "The text of the cell that a quotation names, or a `ValueError` that says what is there instead."
+    path = reports/f"{table if '/' in table else f'cpu/tables/{table}'}.csv"
+    with open(path, newline="") as file: rows = list(csv.DictReader(file))
+    wanted = [pair.strip().split("=", 1) for pair in where.split(";") if pair.strip()]
+    found = [row for row in rows if all(row[name] == value for name, value in wanted)]
+    name, sign = column.lstrip("+-"), column[0] if column[0] in "+-" else ""
+    names = [n for n in rows[0] if n == name] or [n for n in rows[0] if n.startswith(name)]
+    if len(found) != 1 or len(names) != 1:
+        raise ValueError(f"{path.name}: [{where}] {column} names {len(found)} rows and the columns {names}; name one of {list(rows[0])}.")
+    row, name = found[0], names[0]
+    if " ± " in row[name]: return row[name].split(" (n")[0]
+    value = float(row[name])*(-1 if sign == "-" else 1)
+    half = float(row["half_width"]) if name == "difference" else None
+    text = interval_text(value, half, 1).split(" (n")[0] if half is not None else f"{value:.3g}"
+    return ("+" if sign == "+" and value >= 0 else "") + text.replace("-", "−")
+
+
+def filled(text: str, reports: Path) -> str:
+    "`text` with every quoted number as its table has it now."
+    return QUOTED.sub(lambda m: f"{cell_of(*m.groups()[1:], reports)}<!-- {m[2]} [{m[3]}] {m[4]} -->", text)
 
 
 # What follows makes reports/README.md. `place` is a folder of evidence, one with an index.json, as it is called from reports/.
@@ -189,7 +219,10 @@ if __name__ == "__main__":
     index = ROOT/"nbs"/"index.ipynb"
     notebook = json.loads(index.read_text())
     for cell in notebook["cells"]:
-        if "".join(cell["source"]).startswith("<!-- map of the notebooks"): cell["source"] = notebook_map(index.parent).splitlines(keepends=True)
+        source = "".join(cell["source"])
+        if source.startswith("<!-- map of the notebooks"): source = notebook_map(index.parent)
+        if cell["cell_type"] == "markdown": source = filled(source, ROOT/"reports")
+        cell["source"] = source.splitlines(keepends=True)
     index.write_text(json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     (ROOT/"README.md").write_text(render(index))
     (ROOT/"reports"/"README.md").write_text(reports_page(ROOT/"reports"))

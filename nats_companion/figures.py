@@ -7,8 +7,8 @@ __all__ = ['COLUMN', 'OKABE_ITO', 'SCHEME_COLOURS', 'SCHEME_MARKERS', 'PNG_LIMIT
            'plain_logs', 'stamp', 'plot_weights', 'intervals', 'plot_lines', 'plot_dots', 'tile', 'plot_images',
            'plot_points', 'plot_field', 'plot_arrows', 'plot_maps']
 
-# %% ../nbs/12_figures.ipynb #24221bac
-import io, math, textwrap
+# %% ../nbs/12_figures.ipynb #7ed24d52
+import io, itertools, math, textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
@@ -83,23 +84,35 @@ def save(figure: Figure, folder, name: str) -> Path:
             if tmp.stat().st_size <= PNG_LIMIT: break
     return path
 
-# %% ../nbs/12_figures.ipynb #802e78e0
+# %% ../nbs/12_figures.ipynb #f84314ec
 def plain_logs(figure: Figure) -> None:
-    """Give log axes of `figure` that span at most four decades plain numbers, the more of them the
-    fewer the decades; axes with ticks of their own are left alone."""
+    """Give log axes of `figure` that span at most four decades plain numbers, as many of them as
+    stand clear of each other; axes with ticks of their own are left alone."""
+    choices = {}                                           # axis -> what to try, the finest first
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
         own_ticks = not isinstance(axis.get_major_locator(), LogLocator)
         if axis.get_scale() != "log" or own_ticks: continue
         low, high = sorted(axis.get_view_interval())
         decades = math.log10(high / low)
         if decades > 4 or low < 1e-4 or high > 1e6: continue
-        axis.set_major_locator(LogLocator(subs=_ticks_of_a_decade(decades)))
+        choices[axis] = _ticks_of_a_decade(decades)
         axis.set_major_formatter("{x:,.6g}"); axis.set_minor_formatter(NullFormatter())
+    while choices:
+        for axis, ticks in choices.items(): axis.set_major_locator(LogLocator(subs=ticks[0]))
+        figure.draw_without_rendering()
+        choices = {axis: ticks[1:] for axis, ticks in choices.items() if ticks[1:] and _touch(axis)}
 
-def _ticks_of_a_decade(decades: float) -> tuple[float, ...]:
-    "Multiples of each power of ten that an axis of so many `decades` has room for."
-    if decades > 2: return (1,)
-    return (1, 2, 5) if decades > 0.85 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+def _ticks_of_a_decade(decades: float) -> list[tuple[float, ...]]:
+    "Multiples of each power of ten that may suit an axis of so many `decades`, the finest first."
+    return [(1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)][(decades > 0.85) + (decades > 2):]
+
+def _touch(axis: Axis) -> bool:
+    "Whether tick labels of `axis` touch each other."
+    low, high = sorted(axis.get_view_interval())
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    labels = [label for tick in ticks for label in (tick.label1, tick.label2)]
+    boxes = [label.get_window_extent().padded(2) for label in labels if label.get_visible()]
+    return any(one.overlaps(another) for one, another in itertools.pairwise(boxes))
 
 # %% ../nbs/12_figures.ipynb #599ff133
 def stamp(figure: Figure, text: str) -> Figure:

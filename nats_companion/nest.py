@@ -124,16 +124,17 @@ class Nest:
         self.parts = []
         return READINGS[self.reading](self, self.resting(discriminator_step), generator_loss)
 
-# %% ../nbs/07_nest.ipynb #bf6b984c
+# %% ../nbs/07_nest.ipynb #bc66a47f
 @patch
 def draw(self: Nest, n: int) -> tuple:
     "`n` latents and their conditions, as the generator takes them."
     drawn = as_tuple(self.latents(n))
-    for t in tree_leaves(drawn):
-        if not isinstance(t, Tensor) and t is not None or t is not None and t.shape[:1] != (n,):
-            given = f"shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
-            raise ValueError(f"latents({n}) gave {given}; every tensor that it gives must have "
-                             f"{n} rows, as torch.randn({n}, 128) has.")
+    for leaf in tree_leaves(drawn):
+        if leaf is None: continue
+        given = tuple(leaf.shape) if isinstance(leaf, Tensor) else repr(leaf)
+        if not isinstance(leaf, Tensor) or leaf.shape[:1] != (n,):
+            raise ValueError(f"latents({n}) gave shape {given}; what it gives must be tensors of "
+                             f"{n} rows, as torch.randn({n}, 128) is.")
     return drawn
 
 @patch

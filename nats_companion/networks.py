@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'NETWORKS', 'CONDITIONAL', 'MLPGenerator', 'MLPDiscriminator', 'DCGANGenerator', 'DCGANDiscriminator',
-           'RelationDiscriminator', 'MLPRelation', 'DCGANRelation', 'Anchored', 'join_class', 'part_class',
-           'ConditionalNorm', 'UpBlock', 'BigGANGenerator', 'DownBlock', 'BigGANDiscriminator', 'build']
+           'RelationDiscriminator', 'MLPRelation', 'DCGANRelation', 'Anchored', 'ConditionalNorm', 'UpBlock',
+           'BigGANGenerator', 'DownBlock', 'BigGANDiscriminator', 'build']
 
 # %% ../nbs/02_networks.ipynb #0f82e1ab
 import math
@@ -167,19 +167,6 @@ class Anchored(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return self.relation(x, self.draw(len(x)).to(x.dtype))
 
-# %% ../nbs/02_networks.ipynb #0091a40a
-def join_class(x: Tensor, labels: Tensor) -> Tensor:
-    """Images (B, C, H, W) or latents (B, latent) and their classes (B,) as one tensor
-    (B, C+1, H, W) or (B, latent+1), float32 at least; the last plane or column is the class."""
-    plane = labels.float().view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
-    precise = torch.promote_types(x.dtype, torch.float32)   # bfloat16 would round a class above 256
-    return torch.cat([x, plane.to(precise)], 1)
-
-def part_class(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The way back: images (B, C, H, W) or latents (B, latent), differentiable in `x`, and classes
-    (B,) int64, which are not."""
-    return x[:, :-1], x[:, -1, *[0] * (x.ndim - 2)].round().long()
-
 # %% ../nbs/02_networks.ipynb #586a33e3
 def _orthogonal(layer: nn.Module, spectral_norm: bool = False, gain: float = 1.0) -> nn.Module:
     """`layer` with an orthogonal matrix of weights, times `gain`, and spectrally normalised where
@@ -222,10 +209,10 @@ class UpBlock(nn.Module):
 def _doubled(h: Tensor) -> Tensor:
     return nn.functional.interpolate(h, scale_factor=2, mode="nearest")
 
-# %% ../nbs/02_networks.ipynb #7fc5f54f
+# %% ../nbs/02_networks.ipynb #09356652
 class BigGANGenerator(nn.Module):
-    """z and class (B, latent+1) -> images in [-1, 1] and class (B, channels+1, size, size); `width`
-    channels in the widest map, doubling towards 8x8."""
+    """z (B, latent) and classes (B,) -> images (B, channels, size, size) in [-1, 1]; `width` channels
+    in the widest map, doubling towards 8x8."""
     def __init__(self, size: int, channels: int, latent: int = 100, width: int = 32,
                  classes: int = 10):
         super().__init__()
@@ -243,12 +230,11 @@ class BigGANGenerator(nn.Module):
         to_pixels = _conv(width, channels, 3)
         self.end = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), to_pixels, nn.Tanh())
 
-    def forward(self, z: Tensor) -> Tensor:
-        z, labels = part_class(z)
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         c = torch.cat([self.embed(labels), z], 1)                       # (B, 2 latent)
         h = self.start(c)
         for block in self.blocks: h = block(h, c)
-        return join_class(self.end(h), labels)
+        return self.end(h)
 
 # %% ../nbs/02_networks.ipynb #463c3bbc
 class DownBlock(nn.Module):
@@ -263,10 +249,10 @@ class DownBlock(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor: return self.inner(h) + self.skip(h)
 
-# %% ../nbs/02_networks.ipynb #a3106d67
+# %% ../nbs/02_networks.ipynb #334552bd
 class BigGANDiscriminator(nn.Module):
-    """Images and class (B, channels+1, size, size) -> logits (B,); `spectral_norm` holds for every
-    convolution, the last layer and the embedding."""
+    """Images (B, channels, size, size) and classes (B,) -> logits (B,); `spectral_norm` holds for
+    every convolution, the last layer and the embedding."""
     def __init__(self, size: int, channels: int, width: int = 32, classes: int = 10,
                  spectral_norm: bool = False):
         super().__init__()
@@ -280,9 +266,8 @@ class BigGANDiscriminator(nn.Module):
         self.linear = _orthogonal(nn.Linear(widths[-1], 1), spectral_norm)
         self.embed = _orthogonal(nn.Embedding(classes, widths[-1]), spectral_norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        images, labels = part_class(x)
-        features = self.blocks(images).sum((2, 3))                     # (B, C, 4, 4) -> (B, C)
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        features = self.blocks(x).sum((2, 3))                          # (B, C, 4, 4) -> (B, C)
         return self.linear(features).squeeze(1) + (self.embed(labels) * features).sum(1)
 
 # %% ../nbs/02_networks.ipynb #365ded94
@@ -317,7 +302,7 @@ def _biggan(shape, latent, width, depth, spectral_norm, bounded, pairs, classes)
 NETWORKS = dict(mlp=_mlp, dcgan=_dcgan, biggan=_biggan)
 CONDITIONAL = ("biggan",)
 
-# %% ../nbs/02_networks.ipynb #ef876be3
+# %% ../nbs/02_networks.ipynb #9b7565ae
 def build(
     network:str, # a key of `NETWORKS`
     shape:tuple, # of one sample: (d,) for points, (C, H, W) for images
@@ -329,7 +314,7 @@ def build(
     pairs:bool=False, # a discriminator of pairs (x, anchor)?
     classes:int=0, # how many, for a network in `CONDITIONAL`; 0 for the others
     # generator: (B, latent) -> (B, *shape); discriminator: (B, *shape), or two of them with
-    # `pairs`, -> (B,) logits; conditional ones take one column and one plane more
+    # `pairs`, -> (B,) logits; conditional ones take classes (B,) too
 ) -> tuple[nn.Module, nn.Module]:
     "A generator and a discriminator for samples of `shape`; bad options are a `ValueError`."
     make = NETWORKS[check_choice("network", network, NETWORKS)]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'REGULARISERS', 'input_gradient', 'Regulariser', 'none', 'r1', 'r2', 'interpolates', 'centred', 'wgan_gp',
-           'dragan', 'clip', 'instance_noise', 'combine', 'per_class', 'Posterior', 'EntropyBound']
+           'dragan', 'clip', 'instance_noise', 'combine', 'Posterior', 'EntropyBound']
 
-# %% ../nbs/04_regularisers.ipynb #7ba7d0d7
+# %% ../nbs/04_regularisers.ipynb #5c3a95a4
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 import math
@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .core import check_choice, check_count, check_positive
-from .networks import MLPGenerator, join_class, part_class
+from .networks import MLPGenerator
 
 # %% ../nbs/04_regularisers.ipynb #81878027
 def input_gradient(
@@ -146,19 +146,6 @@ def combine(*regularisers: Regulariser) -> Regulariser:
         return x
     name = " + ".join(r.name for r in regularisers) or "none"
     return Regulariser(name, penalty, after_step, inputs)
-
-# %% ../nbs/04_regularisers.ipynb #67b5d97f
-def per_class(regulariser: Regulariser) -> Regulariser:
-    """The same on images with a class plane (B, C+1, H, W): it acts on the images, given the
-    classes; those of `real` and `fake` must be the same, row by row."""
-    def penalty(discriminator, real, fake, generator):
-        (real, labels), (fake, _) = part_class(real), part_class(fake)
-        of_images = lambda x: discriminator(join_class(x, labels))
-        return regulariser.penalty(of_images, real, fake, generator)
-    def inputs(x, generator):
-        images, labels = part_class(x)
-        return join_class(regulariser.inputs(images, generator), labels)
-    return replace(regulariser, penalty=penalty, inputs=inputs)
 
 # %% ../nbs/04_regularisers.ipynb #5dd4f5af
 REGULARISERS = {"none": none, "r1": r1, "r2": r2, "centred": centred, "wgan-gp": wgan_gp,

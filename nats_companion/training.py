@@ -208,7 +208,7 @@ def _streams(config: Config, classes: int, device) -> dict[str, torch.Generator]
     if classes: streams["classes"] = rng(config.seed, "classes", device=device)
     return streams
 
-# %% ../nbs/09_training.ipynb #0bac180e
+# %% ../nbs/09_training.ipynb #7fefe8f8
 class Trainer:
     "The networks, optimizers, random streams and counts of one run; iterate it for records."
     def __init__(self, config: Config, device: str | torch.device = "cpu"):
@@ -217,8 +217,7 @@ class Trainer:
                               device=self.device)
         self.loss = losses.LOSSES[config.loss]
         self.classes = self.count_classes()
-        bare = regularisers.REGULARISERS[config.regulariser](config.strength)
-        self.regulariser = regularisers.per_class(bare) if self.classes else bare
+        self.regulariser = regularisers.REGULARISERS[config.regulariser](config.strength)
         self.streams = _streams(config, self.classes, self.device)
         self.build_networks()
         self.step = self.iteration = 0
@@ -245,23 +244,22 @@ def count_classes(self: Trainer) -> int:
                          "for each class, or use network='dcgan'.")
     return len(self.real.by_class[1])  # which refuses an empty class
 
-# %% ../nbs/09_training.ipynb #dfa30b4c
+# %% ../nbs/09_training.ipynb #0a9d5557
 @patch
-def latents(self: Trainer, n: int) -> Tensor:
-    "Latents (n, latent), with a class each (n, latent+1) for a conditional network."
+def latents(self: Trainer, n: int) -> Tensor | tuple[Tensor, Tensor]:
+    "Latents (n, latent), and for a conditional network their classes (n,)."
     streams, device = self.streams, self.device
     z = torch.randn(n, self.config.latent, generator=streams["latents"], device=device)
     if not self.classes: return z
     labels = torch.randint(self.classes, (n,), generator=streams["classes"], device=device)
-    return networks.join_class(z, labels)
+    return z, labels
 
 @patch
-def real_beside(self: Trainer, fake: Tensor) -> Tensor:
-    """As many real samples as `fake` (B, *shape), for a conditional network (B, C+1, H, W)
-    of its classes."""
-    if not self.classes: return self.real.sample(len(fake), self.streams["data"])
-    labels = networks.part_class(fake)[1]
-    return networks.join_class(self.real.sample_of(labels, self.streams["data"]), labels)
+def real_beside(self: Trainer, fake: Tensor, *labels: Tensor) -> Tensor:
+    "As many real samples as `fake` (B, *shape), as the regulariser lets them be seen; of its classes."
+    chance = self.streams["data"]
+    real = self.real.sample_of(*labels, chance) if labels else self.real.sample(len(fake), chance)
+    return self.regulariser.inputs(real, self.streams["penalty"])
 
 # %% ../nbs/09_training.ipynb #9e02c883
 @patch
@@ -311,18 +309,20 @@ def regularise_entropy(self: Trainer) -> None:
     bound.attach(self.optimizers["g"])
     self.modules["posterior"], self.optimizers["q"] = bound.posterior, bound.optimizer
 
-# %% ../nbs/09_training.ipynb #d7dd89c8
+# %% ../nbs/09_training.ipynb #b93cdb8e
 @patch
-def discriminator_step(self: Trainer, fake: Tensor) -> None:
-    "One update of the discriminator on a batch of fakes (B, *shape) and as many real samples."
-    draws = self.streams["penalty"]
-    real = self.regulariser.inputs(self.real_beside(fake), draws)
-    fake = self.regulariser.inputs(fake, draws)
+def discriminator_step(self: Trainer, fake: Tensor, *labels: Tensor) -> None:
+    """One update of the discriminator on a batch of fakes (B, *shape), with their classes if the
+    networks are told, and as many real samples."""
+    real, draws = self.real_beside(fake, *labels), self.streams["penalty"]
+    fake, both = self.regulariser.inputs(fake, draws), [y.repeat(2) for y in labels]
     with self.autocast():
         # one pass over both: no network here mixes the samples of a batch
-        real_logits, fake_logits = self.forward_d(torch.cat([real, fake])).float().chunk(2)
+        logits = self.forward_d(torch.cat([real, fake]), *both).float()
+        real_logits, fake_logits = logits.chunk(2)
         loss = self.loss.discriminator(real_logits, fake_logits)
-        penalised = loss + self.regulariser.penalty(self.forward_d, real, fake, draws)
+        def told(x): return self.forward_d(x, *labels)
+        penalised = loss + self.regulariser.penalty(told, real, fake, draws)
     self.optimizers["d"].zero_grad(set_to_none=True)
     penalised.backward()
     self.optimizers["d"].step()
@@ -330,24 +330,24 @@ def discriminator_step(self: Trainer, fake: Tensor) -> None:
     self.step += 1
     self.last = torch.stack([loss, real_logits.mean(), fake_logits.mean()]).detach()
 
-# %% ../nbs/09_training.ipynb #9f4ad55a
+# %% ../nbs/09_training.ipynb #16a5a7a6
 @patch
-def generator_loss(self: Trainer, fake: Tensor) -> Tensor:
+def generator_loss(self: Trainer, fake: Tensor, *labels: Tensor) -> Tensor:
     """The generator's loss for fakes (B, *shape) that may carry a graph; a relativistic one is
     given as many real samples."""
     with self.autocast():
-        fake_logits = self.forward_d(self.regulariser.inputs(fake, self.streams["penalty"])).float()
-        real_logits = (self.real_logits(fake) if self.loss.relativistic
+        seen = self.regulariser.inputs(fake, self.streams["penalty"])
+        fake_logits = self.forward_d(seen, *labels).float()
+        real_logits = (self.real_logits(fake, *labels) if self.loss.relativistic
                        else torch.zeros_like(fake_logits))
         return self.loss.generator(real_logits, fake_logits)
 
 @patch
 @torch.no_grad()
-def real_logits(self: Trainer, fake: Tensor) -> Tensor:
+def real_logits(self: Trainer, fake: Tensor, *labels: Tensor) -> Tensor:
     """Logits (B,) of real samples drawn beside `fake` for the generator's loss, which has
     no use for their graph."""
-    real = self.regulariser.inputs(self.real_beside(fake), self.streams["penalty"])
-    return self.forward_d(real).float()
+    return self.forward_d(self.real_beside(fake, *labels), *labels).float()
 
 # %% ../nbs/09_training.ipynb #46a41179
 class Record(NamedTuple):
@@ -371,21 +371,20 @@ def __iter__(self: Trainer) -> Iterator[Record]:
         counts = self.step, self.generator_steps, self.iteration
         yield Record(*counts, self.last[0], generator_loss, *self.last[1:])
 
-# %% ../nbs/09_training.ipynb #b1d23371
+# %% ../nbs/09_training.ipynb #249e4036
 @patch
 @torch.no_grad()
 def batches(self: Trainer, n: int, batch: int = 500) -> Iterator[Tensor]:
     """`n` samples of the averaged generator in tensors of at most (batch, *shape), always from
     the same latents of this seed.
 
-    A conditional one's are the images alone, sorted by class, equally many of each to within
-    one."""
+    A conditional one's are sorted by class, equally many of each to within one."""
     fixed = rng(self.config.seed, "evaluation")
-    latents = torch.randn(n, self.config.latent, generator=fixed).to(self.device)
-    if self.classes: latents = networks.join_class(latents, self.sample_classes(n))
-    for z in latents.split(batch):
-        with self.autocast(): x = self.average.module(z)
-        yield (networks.part_class(x)[0] if self.classes else x).float()
+    latents = [torch.randn(n, self.config.latent, generator=fixed).to(self.device)]
+    if self.classes: latents.append(self.sample_classes(n))
+    for part in zip(*(t.split(batch) for t in latents)):
+        with self.autocast(): x = self.average.module(*part)
+        yield x.float()
 
 # %% ../nbs/09_training.ipynb #2022fb5b
 @patch

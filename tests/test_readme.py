@@ -1,12 +1,15 @@
 """The README's promises: its example runs in a fresh interpreter, and its commands exist."""
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
-from conftest import ROOT, committed_files
+import pytest
+from conftest import NBS, ROOT, readme_tool
 
-README = ROOT/"README.md"
+README, INDEX = ROOT/"README.md", NBS/"index.ipynb"
+readme = readme_tool()
 
 
 def fenced(language: str) -> list[str]:
@@ -38,23 +41,31 @@ def test_first_words_say_what_it_is():
     assert (ROOT/"reports"/"cpu"/"figures").is_dir() and re.search(r"!\[[^\]]+\]\(reports/cpu/figures/\w+\.png\)", README.read_text())
 
 
-def test_quoted_intervals_stand_in_the_report():
-    "The README quotes numbers; each must be one that the committed table holds, and the table must be from committed code."
-    section = (ROOT/"README.md").read_text().split("## Which reading")[1].split("## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    quoted = re.findall(r"\d+\.\d+ ± \d+\.\d+", "\n".join(rows))
-    report = (ROOT/"reports"/"cpu"/"tables"/"tab_schemes.md").read_text()
-    assert len(quoted) >= 8
-    missing = [q for q in quoted if f" {q} (n = 5)" not in report]
-    assert not missing, f"{missing} not in tab_schemes.md: bring the README up to date"
-    assert "+changes" not in report and re.search(r"commits? [0-9a-f]{10}(, [0-9a-f]{10})*\*\*", report)
+def test_every_number_with_an_interval_names_its_cell_and_is_that_cell():
+    "A quotation is `value<!-- table [row] column -->`; the value is computed from the table by `make readme`."
+    text = INDEX.read_text()
+    assert readme.filled(text, ROOT/"reports") == text, "run `make readme`: a table says something else by now"
+    bare = re.findall(r"[+−-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?(?!<!-- )(?![\d.])", README.read_text())
+    assert not bare, f"{bare} do not say which cell of which table they are"
+    assert len(readme.QUOTED.findall(text)) >= 40
 
 
-def test_all_quoted_intervals_stand_in_some_report():
-    "Whatever the README says with an interval was computed by an item: it stands in a table or in a verdict of the index."
-    quoted = re.findall(r"[+−-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?", README.read_text())
-    reports = [(ROOT/p).read_text() for p in committed_files("reports") if p.match("tables/*.md") or p.name == "index.md"]
-    known = set(re.findall(r"[+-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?", "\n".join(reports)))
-    known |= {number.lstrip("+-") for number in known}
-    missing = [q for q in quoted if q.replace("−", "-") not in known]
-    assert len(quoted) >= 20 and not missing, f"{missing} are in no report: bring the README up to date"
+def test_a_swapped_row_or_sign_is_seen(tmp_path):
+    shutil.copytree(ROOT/"reports"/"cpu"/"tables", tmp_path/"cpu"/"tables")
+    shutil.copytree(ROOT/"reports"/"gpu"/"tables", tmp_path/"gpu"/"tables")
+    text = INDEX.read_text()
+    assert readme.filled(text, tmp_path) == text
+    def spoilt(name, spoil):
+        path = tmp_path/"cpu"/"tables"/f"{name}.csv"
+        before = path.read_text()
+        path.write_text(spoil(before))
+        seen = readme.filled(text, tmp_path) != text
+        path.write_text(before)
+        return seen
+    def swap(a, b): return lambda s: s.replace(a, "\0").replace(b, a).replace("\0", b)
+    assert spoilt("tab_schemes", swap("NTS flow,", "NATS flow,"))
+    assert spoilt("tab_networks", swap(",CTS,", ",NTS,"))
+    assert spoilt("tab_networks_verdicts", lambda s: s.replace("MLP: NTS,MLP: CTS,-", "MLP: NTS,MLP: CTS,"))
+    assert not spoilt("tab_schemes", lambda s: s)
+    with pytest.raises(ValueError, match="names 0 rows"): readme.cell_of("tab_schemes", "row=NOTS", "FD", tmp_path)
+    with pytest.raises(ValueError, match="names 1 rows and the columns \\[\\]"): readme.cell_of("tab_schemes", "row=CTS", "FID", tmp_path)

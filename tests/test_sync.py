@@ -174,9 +174,10 @@ def markdown(path: Path) -> str:
 
 
 PAGES = [ROOT/p for p in committed_files("*.md") if p.match("README.md") or p.match("index.md")]
+PUBLISHED = [ROOT/p for p in committed_files("reports") if p.suffix == ".ipynb"]
 
 
-@pytest.mark.parametrize("path", PAGES + notebooks(), ids=by_name)
+@pytest.mark.parametrize("path", PAGES + notebooks() + PUBLISHED, ids=by_name)
 def test_links_lead_somewhere(path):
     "To a file that is committed, or a folder of such, and to a heading that is there."
     committed = {q for p in committed_files() for q in (p, *p.parents)}
