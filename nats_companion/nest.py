@@ -85,7 +85,7 @@ def in_parts(field: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
 
 READINGS = {"accumulate": accumulate, "sequential": sequential, "flow": flow}
 
-# %% ../nbs/07_nest.ipynb #710b85b5
+# %% ../nbs/07_nest.ipynb #ce6898ef
 @dataclass
 class Nest:
     """The nested training scheme around any GAN. Call it with your two closures; each call is one
@@ -104,7 +104,7 @@ class Nest:
     weights: Sequence[float]             # w_1 .. w_{N_d}, each >= 0: this vector is the scheme
     reading: str = "flow"                # one of READINGS
     batch: int = 64
-    micro_batches: int = 1               # parts of a batch that are back-propagated one by one
+    micro_batches: int = 1               # parts of a batch, generated and back-propagated one by one
     update: Callable[[Iterable[Tensor]], object] | None = None  # a generator step of your own
     pool: int = 640                      # flow: samples moved per nest (N), the CFG authors' value
     eta: float = 0.1                     # flow: step size η, units of the data
@@ -124,7 +124,7 @@ class Nest:
         self.parts = []
         return READINGS[self.reading](self, self.resting(discriminator_step), generator_loss)
 
-# %% ../nbs/07_nest.ipynb #bc66a47f
+# %% ../nbs/07_nest.ipynb #96206b1e
 @patch
 def draw(self: Nest, n: int) -> tuple:
     "`n` latents and their conditions, as the generator takes them."
@@ -138,18 +138,24 @@ def draw(self: Nest, n: int) -> tuple:
     return drawn
 
 @patch
+def micro(self: Nest, drawn: tuple) -> list[tuple]:
+    "The parts of a batch that the generator sees, one by one."
+    return split(drawn, math.ceil(self.batch/self.micro_batches))
+
+@patch
 @torch.no_grad()
 def fakes(self: Nest) -> tuple:
     "A batch of samples without a graph, and their conditions."
     drawn = self.draw(self.batch)
-    return check_samples(self.generator(*drawn)), *drawn[1:]
+    parts = [check_samples(self.generator(*part)) for part in self.micro(drawn)]
+    return torch.cat(parts), *drawn[1:]
 
-# %% ../nbs/07_nest.ipynb #05e62837
+# %% ../nbs/07_nest.ipynb #1d0644fb
 @patch
 def losses(self: Nest, weight: float, generator_loss) -> Iterator[Tensor]:
     "The parts of w ℓ_G(D(G_θ(z))) on a new batch."
     self.parts.append(parts := [])
-    for drawn in split(self.draw(self.batch), math.ceil(self.batch/self.micro_batches)):
+    for drawn in self.micro(self.draw(self.batch)):
         fake = check_samples(self.generator(*drawn))
         loss, share = check_loss(generator_loss(fake, *drawn[1:])), len(fake)/self.batch
         parts.append(share*loss.detach())
