@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_WAY', 'READINGS', 'descent', 'check_loss', 'weighted_losses', 'accumulate', 'sequential', 'flow', 'in_parts',
-           'Nest', 'check_nest']
+           'joined', 'Nest', 'check_nest']
 
 # %% ../nbs/07_nest.ipynb #157937f9
 import functools, itertools, math
@@ -66,7 +66,7 @@ def sequential(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
     for term in weighted_losses(nest, discriminator_step, generator_loss): nest.take(term)
     return nest.seen()
 
-# %% ../nbs/07_nest.ipynb #92dab48b
+# %% ../nbs/07_nest.ipynb #ce0913ba
 def flow(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
     """A pool of samples moves along -η w_m ∇ₓ ℓ_G(D_m(x)) (N.7, N.8), then the generator regresses
     onto it (N.5)."""
@@ -79,9 +79,12 @@ def flow(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
 def in_parts(field: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
     "The same field, asked for at most `size` samples at a time."
     def whole(*pool):
-        parts = [field(*part) for part in split(pool, size)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return joined([field(*part) for part in split(pool, size)])
     return whole
+
+def joined(parts: list[Tensor]) -> Tensor:
+    "All rows of `parts`; one part is not copied."
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 READINGS = {"accumulate": accumulate, "sequential": sequential, "flow": flow}
 
@@ -124,7 +127,7 @@ class Nest:
         self.parts = []
         return READINGS[self.reading](self, self.resting(discriminator_step), generator_loss)
 
-# %% ../nbs/07_nest.ipynb #96206b1e
+# %% ../nbs/07_nest.ipynb #1d2ba5d5
 @patch
 def draw(self: Nest, n: int) -> tuple:
     "`n` latents and their conditions, as the generator takes them."
@@ -148,7 +151,7 @@ def fakes(self: Nest) -> tuple:
     "A batch of samples without a graph, and their conditions."
     drawn = self.draw(self.batch)
     parts = [check_samples(self.generator(*part)) for part in self.micro(drawn)]
-    return torch.cat(parts), *drawn[1:]
+    return joined(parts), *drawn[1:]
 
 # %% ../nbs/07_nest.ipynb #1d0644fb
 @patch
