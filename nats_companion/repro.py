@@ -122,7 +122,7 @@ def left(work: Work, speeds: "cost.Speeds", failures=(), executed=()) -> Left:
     chunks = [chunk for part in parts for chunk in pack(part, work.jobs, speeds.seconds)]
     return Left(found, chunks, sorted(items, key=lambda item: not item.first))
 
-# %% ../nbs/23_repro.ipynb #ed2f4fc5
+# %% ../nbs/23_repro.ipynb #3954fea4
 def price_of(todo: Left, work: Work, speeds: "cost.Speeds") -> Price:
     "What `todo` takes on this machine."
     items = [(item, work.parameters[item.name]) for item in todo.items]
@@ -134,6 +134,9 @@ def _outlook(todo: Left, taken: Price) -> list[str]:
     lines = [f"{runs} different runs to train in {len(todo.chunks)} notebook executions, "
              f"{len(todo.items)} item notebooks to execute: "
              f"about {duration(taken.wall)} ({duration(taken.cpu)} of CPU)"]
+    if not taken.measured and not all(item.has_plan for item in todo.items):
+        lines.append("some of these notebooks were never timed with these parameters: "
+                     "that time is a guess")
     if asked:
         lines.append(f"{asked} of them are there, made by other code: whether today's does "
                      f"the same is asked first, at most {duration(asked*FINGERPRINT_SECONDS)}")
