@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PEERS', 'Draw', 'changes', 'show_diff', 'run', 'entries', 'differences', 'same', 'borrow', 'counted_steps',
-           'steps_of', 'drawn', 'trial', 'contest']
+           'steps_of', 'drawn', 'trial', 'contest', 'told']
 
 # %% ../nbs/26_adoption.ipynb #74ab45a2
 import collections, contextlib, difflib, os, time
@@ -143,3 +143,14 @@ def contest(schemes: dict[str, dict],  # row -> the `source` of its loop and nam
         rows.append(dict(row=row, seed=seed) | found | cost
                     | dict(device=device.split(":")[0], commit=core.commit()))
     return pd.DataFrame(rows), gallery
+
+# %% ../nbs/26_adoption.ipynb #e48db946
+def told(verdicts: pd.DataFrame) -> str:
+    "A clause for each row of `compare.compare`; what is undecided is named as such."
+    clauses = dict(better="{row} is better than {compared_with}",
+                   worse="{row} is worse than {compared_with}",
+                   identical="{row} and {compared_with} are identical",
+                   undecided="{row} against {compared_with} is undecided, which is not equal")
+    said = [clauses[v["verdict"]].format(**v) + f" ({v['difference']:+.3g} ± {v['half_width']:.2g})"
+            for v in verdicts.to_dict("records")]
+    return "; ".join(said) + "."
