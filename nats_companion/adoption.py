@@ -6,7 +6,7 @@
 __all__ = ['PEERS', 'Draw', 'changes', 'show_diff', 'run', 'entries', 'differences', 'same', 'borrow', 'counted_steps',
            'steps_of', 'drawn', 'trial', 'contest', 'told']
 
-# %% ../nbs/26_adoption.ipynb #74ab45a2
+# %% ../nbs/26_adoption.ipynb #daf9c010
 import collections, contextlib, difflib, os, time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from . import bench, core, metrics
+from . import bench, compare, core, metrics
 from .page import Refused
 
 # %% ../nbs/26_adoption.ipynb #0c6166a9
@@ -144,13 +144,13 @@ def contest(schemes: dict[str, dict],  # row -> the `source` of its loop and nam
                     | dict(device=device.split(":")[0], commit=core.commit()))
     return pd.DataFrame(rows), gallery
 
-# %% ../nbs/26_adoption.ipynb #e48db946
+# %% ../nbs/26_adoption.ipynb #6ba3c6e9
 def told(verdicts: pd.DataFrame) -> str:
-    "A clause for each row of `compare.compare`; what is undecided is named as such."
-    clauses = dict(better="{row} is better than {compared_with}",
-                   worse="{row} is worse than {compared_with}",
-                   identical="{row} and {compared_with} are identical",
-                   undecided="{row} against {compared_with} is undecided, which is not equal")
-    said = [clauses[v["verdict"]].format(**v) + f" ({v['difference']:+.3g} ± {v['half_width']:.2g})"
-            for v in verdicts.to_dict("records")]
-    return "; ".join(said) + "."
+    "The rows of `compare.compare` by their verdicts; what is undecided is named as such."
+    def clause(v):
+        difference = v["difference"], v["half_width"], v["seeds"], v["failed"]
+        return f"{v['row']} against {v['compared_with']}: {compare.interval_text(*difference)}"
+    said = {kind: ", ".join(map(clause, group.to_dict("records")))
+            for kind, group in verdicts.groupby("verdict", sort=False)}
+    if "undecided" in said: said["undecided, which is not equal"] = said.pop("undecided")
+    return " ".join(f"{kind.capitalize()}: {clauses}." for kind, clauses in said.items())
