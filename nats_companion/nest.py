@@ -6,7 +6,7 @@
 __all__ = ['NO_WAY', 'READINGS', 'descent', 'check_loss', 'weighted_losses', 'accumulate', 'sequential', 'flow', 'in_parts',
            'joined', 'Nest', 'check_nest']
 
-# %% ../nbs/07_nest.ipynb #157937f9
+# %% ../nbs/07_nest.ipynb #20b0fe9f
 import functools, itertools, math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .cfg import as_tuple, check_samples, rows, split, stage, take_step
+from .cfg import (NOTHING_TRAINS, as_tuple, check_samples, rows, split, stage,
+                                take_step)
 from .core import check_choice, check_count, check_positive
 
 # %% ../nbs/07_nest.ipynb #50a148b0
@@ -88,7 +89,7 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 READINGS = {"accumulate": accumulate, "sequential": sequential, "flow": flow}
 
-# %% ../nbs/07_nest.ipynb #ce6898ef
+# %% ../nbs/07_nest.ipynb #ef46ce15
 @dataclass
 class Nest:
     """The nested training scheme around any GAN. Call it with your two closures; each call is one
@@ -121,10 +122,11 @@ class Nest:
         check_nest(self)
         self.weights = [float(w) for w in self.weights]
         if self.epochs is None: self.epochs = min(10, len(self.weights))
-        self.untried = True
+        self.untried, self.trained = True, []
 
     def __call__(self, discriminator_step, generator_loss) -> Tensor:
-        self.parts = []
+        self.parts, self.trained = [], [(p, p.requires_grad) for p in self.parameters()]
+        if not any(trained for _, trained in self.trained): raise ValueError(NOTHING_TRAINS)
         return READINGS[self.reading](self, self.resting(discriminator_step), generator_loss)
 
 # %% ../nbs/07_nest.ipynb #1d2ba5d5
@@ -169,7 +171,7 @@ def seen(self: Nest) -> Tensor:
     "ℓ_G of each w_m > 0."
     return torch.stack([sum(parts) for parts in self.parts])
 
-# %% ../nbs/07_nest.ipynb #de02aba9
+# %% ../nbs/07_nest.ipynb #b68492f9
 @patch
 def parameters(self: Nest) -> list[Tensor]:
     "What the optimizer holds now; groups may have been added."
@@ -180,20 +182,26 @@ def resting(self: Nest, discriminator_step) -> Callable:
     "`discriminator_step`, after which the generator's gradients and `requires_grad` are as before."
     @functools.wraps(discriminator_step)
     def step(*fakes):
-        before = [(p, p.requires_grad, p.grad) for p in self.parameters()]
-        for p, _, _ in before: p.grad = None
+        before = [(p, p.grad) for p in self.parameters()]
+        for p, _ in before: p.grad = None
         try: discriminator_step(*fakes)
         finally:
-            for p, trained, gradient in before:
-                p.requires_grad_(trained)
-                p.grad = gradient
+            for p, gradient in before: p.grad = gradient
+            self.wake()
     return step
+
+@patch
+def wake(self: Nest) -> None:
+    "Let each parameter ask for a gradient as it did when the nest was called."
+    for p, trained in self.trained:
+        if p.requires_grad != trained: p.requires_grad_(trained)
 
 @patch
 def take(self: Nest, losses: Iterable[Tensor]) -> None:
     "One generator step on the sum of `losses`: your `update`, or `cfg.take_step`."
     losses = iter(losses)
     (self.update or functools.partial(take_step, self.optimizer))(losses)
+    self.wake()
     if next(losses, None) is not None:
         raise ValueError("update did not go through all losses it was given; "
                          "write `for loss in losses: loss.backward()` in it.")

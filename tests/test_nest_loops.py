@@ -241,6 +241,17 @@ def test_requires_grad_may_be_toggled_inside_the_steps(reading):
 
 
 @READING
+def test_an_update_may_put_the_generator_to_sleep(reading):
+    "As loops do whose average switches `requires_grad` off, and whose next generator step switches it on."
+    game = Game()
+    asleep = plain_update(game, after_step=lambda: game.G.requires_grad_(False))
+    assert torch.equal(game.play(reading, update=asleep).state, played(reading))
+    assert all(p.requires_grad for p in game.G.parameters())
+    game.G.requires_grad_(False)                                    # outside of the nest: nothing would train
+    with pytest.raises(ValueError, match="requires_grad_"): game.play(reading, update=asleep)
+
+
+@READING
 @pytest.mark.parametrize("to_none", [True, False])
 def test_a_discriminator_step_that_clears_or_leaves_generator_gradients_is_harmless(reading, to_none):
     game = Game()
