@@ -89,18 +89,18 @@ def borrow(peers: str,           # a folder of checkouts; "": the one that PEERS
     setting = bench.Setting(1, Path(given))
     with bench.peer(setting, folder, f"a checkout of {repository}", stubs) as place: yield place
 
-# %% ../nbs/26_adoption.ipynb #2509f729
+# %% ../nbs/26_adoption.ipynb #089737ed
 @contextlib.contextmanager
 def counted_steps() -> Iterator[collections.Counter]:
-    "Inside the block, how many steps each optimizer (by its `id`) has taken."
+    "Inside the block, how many steps each optimizer has taken; none is freed meanwhile."
     steps = collections.Counter()
-    hook = register_optimizer_step_post_hook(lambda optimizer, *_: steps.update([id(optimizer)]))
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: steps.update([optimizer]))
     try: yield steps
     finally: hook.remove()
 
 def steps_of(optimizer, steps: collections.Counter) -> int:
     "The steps of `optimizer` or of the one that it wraps as `optimizer`."
-    return steps[id(getattr(optimizer, "optimizer", optimizer))]
+    return steps[getattr(optimizer, "optimizer", optimizer)]
 
 # %% ../nbs/26_adoption.ipynb #040588ec
 Draw = Callable[[dict, int], Tensor]   # (scope of a finished loop, n) -> n samples
