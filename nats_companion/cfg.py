@@ -104,7 +104,7 @@ def split(tree: Any, size: int) -> list[Any]:
     if size > 1 and n - starts[-1] == 1: starts.pop()
     return [rows(tree, slice(*ends)) for ends in zip(starts, [*starts[1:], n])]
 
-# %% ../nbs/06_cfg.ipynb #ae52efea
+# %% ../nbs/06_cfg.ipynb #4f4ed54d
 def approximate(generator: nn.Module,
                 latents: Tensor | tuple,  # z (N, latent), or (z, *conditions)
                 target: Tensor,  # moved samples x_M (N, *shape)
@@ -130,6 +130,7 @@ def _distances(generator, pairs, index, micro_batches, losses) -> Iterator[Tenso
     for part in split(index, math.ceil(len(index)/micro_batches)):
         latents, target = rows(pairs, part)
         distance = (generator(*latents) - target).square().flatten(1).sum(1).mean()/2  # (N.5)
+        if not distance.requires_grad: raise ValueError(NOTHING_TRAINS)
         losses.append(distance.detach()*len(part)/len(index))
         yield distance*(len(part)/len(index))
 

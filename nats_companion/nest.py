@@ -6,8 +6,8 @@
 __all__ = ['NO_WAY', 'READINGS', 'descent', 'check_loss', 'weighted_losses', 'accumulate', 'sequential', 'flow', 'in_parts',
            'joined', 'Nest', 'check_nest']
 
-# %% ../nbs/07_nest.ipynb #20b0fe9f
-import functools, itertools, math
+# %% ../nbs/07_nest.ipynb #c72837ca
+import contextlib, functools, itertools, math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -89,7 +89,7 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 READINGS = {"accumulate": accumulate, "sequential": sequential, "flow": flow}
 
-# %% ../nbs/07_nest.ipynb #ef46ce15
+# %% ../nbs/07_nest.ipynb #ce6898ef
 @dataclass
 class Nest:
     """The nested training scheme around any GAN. Call it with your two closures; each call is one
@@ -122,11 +122,10 @@ class Nest:
         check_nest(self)
         self.weights = [float(w) for w in self.weights]
         if self.epochs is None: self.epochs = min(10, len(self.weights))
-        self.untried, self.trained = True, []
+        self.untried = True
 
     def __call__(self, discriminator_step, generator_loss) -> Tensor:
-        self.parts, self.trained = [], [(p, p.requires_grad) for p in self.parameters()]
-        if not any(trained for _, trained in self.trained): raise ValueError(NOTHING_TRAINS)
+        self.parts = []
         return READINGS[self.reading](self, self.resting(discriminator_step), generator_loss)
 
 # %% ../nbs/07_nest.ipynb #1d2ba5d5
@@ -155,13 +154,14 @@ def fakes(self: Nest) -> tuple:
     parts = [check_samples(self.generator(*part)) for part in self.micro(drawn)]
     return joined(parts), *drawn[1:]
 
-# %% ../nbs/07_nest.ipynb #1d0644fb
+# %% ../nbs/07_nest.ipynb #1fc6ad94
 @patch
 def losses(self: Nest, weight: float, generator_loss) -> Iterator[Tensor]:
     "The parts of w ℓ_G(D(G_θ(z))) on a new batch."
     self.parts.append(parts := [])
     for drawn in self.micro(self.draw(self.batch)):
         fake = check_samples(self.generator(*drawn))
+        if not fake.requires_grad: raise ValueError(NOTHING_TRAINS)
         loss, share = check_loss(generator_loss(fake, *drawn[1:])), len(fake)/self.batch
         parts.append(share*loss.detach())
         yield weight*share*loss
@@ -171,11 +171,21 @@ def seen(self: Nest) -> Tensor:
     "ℓ_G of each w_m > 0."
     return torch.stack([sum(parts) for parts in self.parts])
 
-# %% ../nbs/07_nest.ipynb #b68492f9
+# %% ../nbs/07_nest.ipynb #327cc9c8
 @patch
 def parameters(self: Nest) -> list[Tensor]:
     "What the optimizer holds now; groups may have been added."
     return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+@patch
+@contextlib.contextmanager
+def awake(self: Nest) -> Iterator[None]:
+    "After the block each parameter asks for a gradient as it did before."
+    before = [(p, p.requires_grad) for p in self.parameters()]
+    try: yield
+    finally:
+        for p, trained in before:
+            if p.requires_grad != trained: p.requires_grad_(trained)
 
 @patch
 def resting(self: Nest, discriminator_step) -> Callable:
@@ -184,24 +194,17 @@ def resting(self: Nest, discriminator_step) -> Callable:
     def step(*fakes):
         before = [(p, p.grad) for p in self.parameters()]
         for p, _ in before: p.grad = None
-        try: discriminator_step(*fakes)
+        try:
+            with self.awake(): discriminator_step(*fakes)
         finally:
             for p, gradient in before: p.grad = gradient
-            self.wake()
     return step
-
-@patch
-def wake(self: Nest) -> None:
-    "Let each parameter ask for a gradient as it did when the nest was called."
-    for p, trained in self.trained:
-        if p.requires_grad != trained: p.requires_grad_(trained)
 
 @patch
 def take(self: Nest, losses: Iterable[Tensor]) -> None:
     "One generator step on the sum of `losses`: your `update`, or `cfg.take_step`."
     losses = iter(losses)
-    (self.update or functools.partial(take_step, self.optimizer))(losses)
-    self.wake()
+    with self.awake(): (self.update or functools.partial(take_step, self.optimizer))(losses)
     if next(losses, None) is not None:
         raise ValueError("update did not go through all losses it was given; "
                          "write `for loss in losses: loss.backward()` in it.")

@@ -246,7 +246,7 @@ def test_an_update_may_put_the_generator_to_sleep(reading):
     game = Game()
     asleep = plain_update(game, after_step=lambda: game.G.requires_grad_(False))
     assert torch.equal(game.play(reading, update=asleep).state, played(reading))
-    assert all(p.requires_grad for p in game.G.parameters())
+    assert all(p.requires_grad for p in game.G.parameters())          # as before each step
     game.G.requires_grad_(False)                                    # outside of the nest: nothing would train
     with pytest.raises(ValueError, match="requires_grad_"): game.play(reading, update=asleep)
 

@@ -421,7 +421,7 @@ def generator_step(trainer: Trainer) -> None:
     "One update of the trainer's generator on one batch, as the sequential reading makes it."
     nest = trainer.nest
     fake = nest.generator(nest.latents(nest.batch))
-    trainer.generator_loss(fake).backward(inputs=nest.parameters)
+    trainer.generator_loss(fake).backward(inputs=nest.parameters())
     nest.update()
 
 # %% ../../nbs/theory/8_parts.ipynb #11ea23f4
