@@ -420,9 +420,8 @@ def median_interval(values, level: float = 0.95) -> tuple[float, float, float]:
 def generator_step(trainer: Trainer) -> None:
     "One update of the trainer's generator on one batch, as the sequential reading makes it."
     nest = trainer.nest
-    fake = nest.generator(nest.latents(nest.batch))
-    trainer.generator_loss(fake).backward(inputs=nest.parameters())
-    nest.update()
+    drawn = nest.draw(nest.batch)
+    nest.take([trainer.generator_loss(nest.generator(*drawn), *drawn[1:])])
 
 # %% ../../nbs/theory/8_parts.ipynb #11ea23f4
 def step_costs(parts: dict[str, dict], rounds: int, repeats: int, **options) -> Iterator[dict]:
@@ -431,9 +430,9 @@ def step_costs(parts: dict[str, dict], rounds: int, repeats: int, **options) -> 
     trainers = {name: Trainer(Config(**options | fields)) for name, fields in parts.items()}
     fakes = {name: t.nest.fakes() for name, t in trainers.items()}
     for t in trainers.values():  # warm up
-        t.discriminator_step(t.nest.fakes())
+        t.discriminator_step(*t.nest.fakes())
         generator_step(t)
-    of_d = {n: lambda n=n: trainers[n].discriminator_step(fakes[n]) for n in parts}
+    of_d = {n: lambda n=n: trainers[n].discriminator_step(*fakes[n]) for n in parts}
     of_g = {n: lambda n=n: generator_step(trainers[n]) for n in parts}
     d, g = alternating(of_d, rounds, repeats), alternating(of_g, rounds, repeats)
     for name in parts:
