@@ -134,7 +134,7 @@ def _distances(generator, pairs, index, micro_batches, losses) -> Iterator[Tenso
         losses.append(distance.detach()*len(part)/len(index))
         yield distance*(len(part)/len(index))
 
-# %% ../nbs/06_cfg.ipynb #3116e4eb
+# %% ../nbs/06_cfg.ipynb #ef4e7999
 def minibatch(pool: Any, n: int, rng: torch.Generator | None) -> Any:
     "`n` rows of the tensors of `pool`, drawn without replacement by a CPU generator."
     first = first_tensor(pool)
@@ -148,8 +148,8 @@ def check_samples(samples: Any) -> Tensor:
 
 @torch.no_grad()
 def draw(generator: nn.Module, latents: Tensor | tuple, batch: int) -> Tensor:
-    """The samples (N, *shape) of `latents`, in parts of at most `batch` and without a graph;
-    in single precision at least, or small steps would be lost in rounding."""
+    """The samples (N, *shape) of `latents`, in parts of `batch` (`split`) and without a graph; in
+    single precision at least, or small steps would be lost in rounding."""
     parts = [check_samples(generator(*part)) for part in split(as_tuple(latents), batch)]
     samples = torch.cat(parts)
     return samples.to(torch.promote_types(samples.dtype, torch.float32))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_WAY', 'READINGS', 'descent', 'check_loss', 'weighted_losses', 'accumulate', 'sequential', 'flow', 'in_parts',
-           'joined', 'Nest', 'check_nest']
+           'joined', 'Nest', 'check_nest', 'check_weights']
 
 # %% ../nbs/07_nest.ipynb #c72837ca
 import contextlib, functools, itertools, math
@@ -67,7 +67,7 @@ def sequential(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
     for term in weighted_losses(nest, discriminator_step, generator_loss): nest.take(term)
     return nest.seen()
 
-# %% ../nbs/07_nest.ipynb #ce0913ba
+# %% ../nbs/07_nest.ipynb #2f5b2f2a
 def flow(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
     """A pool of samples moves along -η w_m ∇ₓ ℓ_G(D_m(x)) (N.7, N.8), then the generator regresses
     onto it (N.5)."""
@@ -78,7 +78,7 @@ def flow(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
                  rng=nest.rng).fit
 
 def in_parts(field: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
-    "The same field, asked for at most `size` samples at a time."
+    "The same field, asked for the parts of a pool that `cfg.split` makes."
     def whole(*pool):
         return joined([field(*part) for part in split(pool, size)])
     return whole
@@ -89,7 +89,7 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 READINGS = {"accumulate": accumulate, "sequential": sequential, "flow": flow}
 
-# %% ../nbs/07_nest.ipynb #ce6898ef
+# %% ../nbs/07_nest.ipynb #f7255fc2
 @dataclass
 class Nest:
     """The nested training scheme around any GAN. Call it with your two closures; each call is one
@@ -119,8 +119,8 @@ class Nest:
     rng: torch.Generator | None = None   # flow: order of minibatches (a CPU generator)
 
     def __post_init__(self):
+        self.weights = check_weights(self.weights)
         check_nest(self)
-        self.weights = [float(w) for w in self.weights]
         if self.epochs is None: self.epochs = min(10, len(self.weights))
         self.untried = True
 
@@ -209,7 +209,7 @@ def take(self: Nest, losses: Iterable[Tensor]) -> None:
         raise ValueError("update did not go through all losses it was given; "
                          "write `for loss in losses: loss.backward()` in it.")
 
-# %% ../nbs/07_nest.ipynb #e7a327c6
+# %% ../nbs/07_nest.ipynb #7f28b58b
 def check_nest(nest: Nest) -> None:
     "Refuse what cannot work, with a `ValueError` that says what was given, and what to give."
     check_choice("reading", nest.reading, READINGS)
@@ -224,15 +224,16 @@ def check_nest(nest: Nest) -> None:
                                      and nest.rng.device.type == "cpu"):
         raise ValueError(f"rng={nest.rng!r} is not allowed; give a torch.Generator of the CPU, such "
                          "as torch.Generator().manual_seed(0), or None.")
-    _check_weights(nest.weights)
     _check_trained(nest)
 
-def _check_weights(weights) -> None:
+def check_weights(weights: Iterable[float]) -> list[float]:
+    "The numbers w_1 .. w_{N_d}, each >= 0 and not all 0; anything else is a `ValueError`."
     try: numbers = [] if isinstance(weights, str) else [float(w) for w in weights]
     except TypeError: numbers = []
     if not numbers or not min(numbers) >= 0 or not 0 < sum(numbers) < float("inf"):
         raise ValueError(f"weights={weights!r} are not allowed; give one finite number >= 0 for each "
                          "discriminator step of the nest, not all 0, such as annealing.geometric(15).")
+    return numbers
 
 def _check_trained(nest: Nest) -> None:
     "Refuse parts that are not what their names say, and an optimizer that trains something else."
@@ -251,7 +252,7 @@ def _check_trained(nest: Nest) -> None:
         raise ValueError("optimizer holds none of the generator's parameters, so nothing would "
                          "train; make it from generator.parameters(), after a move to the device.")
 
-# %% ../nbs/07_nest.ipynb #ef63ea24
+# %% ../nbs/07_nest.ipynb #024126fb
 @patch
 def tried(self: Nest, field: Callable[..., Tensor]) -> Callable[..., Tensor]:
     "`field`, which the first time is held against itself on half of the samples."
@@ -262,7 +263,7 @@ def tried(self: Nest, field: Callable[..., Tensor]) -> Callable[..., Tensor]:
             raise ValueError(f"generator_loss failed on {len(pool[0])} fakes ({error}); it must take "
                              f"any number, or give a pool that is a multiple of batch={self.batch} "
                              "and leave push=None.") from error
-        if self.untried: _check_mean(field, pool, pull)
+        if self.untried and len(pull) > 1: _check_mean(field, pool, pull)
         self.untried = False
         return pull
     return checked
