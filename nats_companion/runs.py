@@ -128,13 +128,13 @@ def train(plan: list[Planned], out, device: str = "auto", progress: bool = True)
     for config in tqdm(todo, desc="runs", disable=silent): obtain(config, out, device, progress)
     return collect(plan, out)
 
-# %% ../nbs/15_runs.ipynb #7dde827a
+# %% ../nbs/15_runs.ipynb #85e07c80
 def load_runs(out) -> pd.DataFrame:
     "One row per finished run under `out`, whatever code made it; none at all is a `ValueError`."
     keys = sorted(path.parent.name for path in (Path(out)/"runs").glob("*/result.json"))
     tables = [pd.DataFrame([flat(result) for key in keys if (result := stored(key, out))])]
     if (Path(out)/"runs.csv").exists():
-        old = pd.read_csv(Path(out)/"runs.csv", dtype=dict(key=str), float_precision="round_trip")
+        old = pd.read_csv(Path(out)/"runs.csv", dtype=dict(key=str))
         tables.append(old[~old.key.isin(keys)])
     if tables := [table for table in tables if len(table)]:
         return pd.concat(tables, ignore_index=True)
