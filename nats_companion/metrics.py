@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSIFIERS', 'INCEPTION_FILE', 'INCEPTION_URL', 'EXTRACTORS', 'Statistics', 'all_finite', 'add_products', 'as_rows',
            'statistics', 'root', 'careful_trace', 'quick_trace', 'frechet', 'kernel_distance', 'radii', 'prdc',
-           'inception_score', 'conv_block', 'Classifier', 'to_canvas', 'load_classifier', 'classify',
+           'copied', 'inception_score', 'conv_block', 'Classifier', 'to_canvas', 'load_classifier', 'classify',
            'classifier_features', 'inception_folder', 'inception_available', 'load_inception', 'clean_resize',
            'inception_features', 'mode_distances', 'high_quality_fraction', 'modes_covered', 'jensen_shannon',
            'mode_divergence', 'shell_edges', 'cell_divergence', 'kl_by_density', 'kl_gaussians', 'pixel_features',
@@ -151,6 +151,22 @@ def prdc(real: torch.Tensor, fake: torch.Tensor, k: int = 5, chunk: int = 500) -
     def share(hits): return hits.double().mean().item()
     return dict(precision=share(inside > 0), recall=share(recalled), density=share(inside/k),
                 coverage=share(covered))
+
+# %% ../nbs/08_metrics.ipynb #b8933161
+def copied(samples: torch.Tensor, training: torch.Tensor, held_out: torch.Tensor,
+           chunk: int = 500) -> float:
+    """Share of features `samples` (N,F) that are nearer to their nearest row of `training` (M,F)
+    than to that of `held_out` (M,F): ½ for samples that know neither by heart.
+
+    Sets of different size are a `ValueError`, since the larger one would win by its number."""
+    if len(training) != len(held_out):
+        raise ValueError(f"training and held-out data must be equally many, given {len(training)} "
+                         f"and {len(held_out)}; take as many of the larger set.")
+    def nearest(part, data):
+        return torch.cdist(part, data, compute_mode="use_mm_for_euclid_dist").amin(1)
+    nearer = [(nearest(part, training.double()) < nearest(part, held_out.double())).double()
+              for part in samples.double().split(chunk)]
+    return torch.cat(nearer).mean().item()
 
 # %% ../nbs/08_metrics.ipynb #dbebd8e8
 def inception_score(probabilities: torch.Tensor, splits: int = 1) -> float:
