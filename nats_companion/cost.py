@@ -6,10 +6,11 @@
 __all__ = ['MANY', 'GENERATOR', 'GAME', 'FIELDS', 'ONE', 'FLOPS_PER_SECOND', 'TRIAL', 'OVERHEAD', 'BURNER', 'SHORT', 'counts',
            'key', 'pool_of', 'one_discriminator', 'one_term', 'one_update', 'one_push', 'one_fit', 'one_evaluation',
            'one_start', 'one_first', 'now', 'timed', 'forward_flops', 'sample_shape', 'flops', 'estimate_seconds',
-           'seconds_of', 'affordable', 'threads_of_runs', 'thread_count', 'measure', 'probe', 'one_nest', 'priced',
-           'machine', 'read_speeds', 'write_speeds', 'grown', 'Speeds', 'learn', 'burning', 'heaviest', 'calibrate']
+           'seconds_of', 'affordable', 'threads_of_runs', 'thread_count', 'measure', 'probe', 'middle', 'one_nest',
+           'priced', 'machine', 'read_speeds', 'write_speeds', 'grown', 'Speeds', 'learn', 'burning', 'heaviest',
+           'calibrate']
 
-# %% ../nbs/11_cost.ipynb #3e3e11fd
+# %% ../nbs/11_cost.ipynb #ea23777d
 import contextlib, copy, dataclasses, functools, json, math, os, statistics, subprocess, sys
 import tempfile, time, warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,6 @@ import torch
 from fastcore.basics import patch
 
 from . import cfg, core, data, metrics, networks, training
-from .compare import mean_interval
 from .nest import descent
 from .training import Config, Trainer
 
@@ -259,14 +259,19 @@ def probe(config: Config, device: str = "cpu", calls: Iterable[str] | None = Non
     parts = (config.pool/config.batch)/(small.pool/small.batch)
     return {call: t*(parts if "pool" in FIELDS[call] else 1) for call, t in found.items()}
 
-# %% ../nbs/11_cost.ipynb #69fc46c7
+# %% ../nbs/11_cost.ipynb #8b0289de
+def middle(values: list[float]) -> tuple[float, float]:
+    "(median, half of the range) of `values`."
+    return statistics.median(values), (max(values) - min(values))/2
+
+# %% ../nbs/11_cost.ipynb #0ad09df0
 def one_nest(trainer: Trainer) -> Callable[[], torch.Tensor]:
     return lambda: trainer.nest(trainer.discriminator_step, trainer.generator_loss)
 
 def priced(configs: Iterable[Config], rounds: int = 5, progress: bool = True, device: str = "cpu",
            others: dict[str, tuple[Callable, int]] | None = None) -> dict[str, tuple[float, float]]:
-    """(seconds, half-width) of one discriminator step of each of `configs` by key, the 95 % t
-    interval over `rounds`, all timed in turn; and of `others`: name -> (what to call, its steps)."""
+    """(seconds of one discriminator step, half of their range) over `rounds` of each of `configs`
+    by key, all timed in turn; and of `others`: name -> (what to call, its steps)."""
     from tqdm.auto import tqdm
     device = torch.device(device)
     with threads_of_runs():
@@ -275,7 +280,7 @@ def priced(configs: Iterable[Config], rounds: int = 5, progress: bool = True, de
         calls = {name: call for name, (call, _) in works.items()}
         bar = tqdm(range(rounds), desc="prices", disable=not progress, leave=False)
         found = [timed(calls, device) for _ in bar]
-    return {name: mean_interval([seconds[name]/steps for seconds in found])
+    return {name: middle([seconds[name]/steps for seconds in found])
             for name, (_, steps) in works.items()}
 
 # %% ../nbs/11_cost.ipynb #00b53f90
