@@ -6,7 +6,7 @@
 __all__ = ['ALPHA', 'COLUMNS', 'expected_interval', 'agreement', 'rows_of', 'row_of', 'committed_rows', 'label', 'agreements',
            'headline', 'said', 'one_line', 'verdict_line', 'cheap_sample', 'verify']
 
-# %% ../nbs/20_agreement.ipynb #f69dcbf7
+# %% ../nbs/20_agreement.ipynb #58765950
 import dataclasses, math
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 
 from .items import Planned, configs
 from .prices import read_index, reports
-from .runs import config_of, flat, load_runs, stored, train
+from .runs import config_of, flat, load_runs, measured_today, stored, train
 from .training import Config
 
 # %% ../nbs/20_agreement.ipynb #d8ad676b
@@ -50,7 +50,7 @@ def _same(a: float, b: float) -> bool:
     "Equal bits; NaN, a run that diverged, is equal to NaN."
     return a == b or (math.isnan(a) and math.isnan(b))
 
-# %% ../nbs/20_agreement.ipynb #bf39712b
+# %% ../nbs/20_agreement.ipynb #c1df34b0
 def rows_of(runs: Iterable[dict]) -> dict[Config, dict[int, float]]:
     """Configuration at seed 0 -> seed -> score, from rows of runs as `runs.flat`
     or a CSV file gives them."""
@@ -63,9 +63,10 @@ def rows_of(runs: Iterable[dict]) -> dict[Config, dict[int, float]]:
 def row_of(config: Config) -> Config: return dataclasses.replace(config, seed=0)
 
 def committed_rows(scale: str) -> dict[Config, dict[int, float]]:
-    "The rows of the committed evidence at `scale`; none where there is none."
-    try: return rows_of(load_runs(reports(scale)).to_dict("records"))
+    "The rows of the committed evidence at `scale`, by the measures of today; none where there is none."
+    try: runs = load_runs(reports(scale)).to_dict("records")
     except ValueError: return {}
+    return rows_of(filter(measured_today, runs))
 
 # %% ../nbs/20_agreement.ipynb #e766c0c2
 def label(config: Config, plan: list[Planned]) -> str:
@@ -173,7 +174,7 @@ def cheap_sample(index: dict, runs: pd.DataFrame, seconds: float) -> dict[str, l
             chosen.setdefault(name, []).append(Planned(config_of(rows[key]), labels))
     return chosen
 
-# %% ../nbs/20_agreement.ipynb #cc01d56a
+# %% ../nbs/20_agreement.ipynb #080b48cf
 def verify(scale: str = "cpu", seconds: float = 60.0, out=None, device: str = "cpu",
            progress: bool = True) -> pd.DataFrame:
     """Train a `cheap_sample` of the committed runs at `scale` anew, in `out`
@@ -189,6 +190,7 @@ def verify(scale: str = "cpu", seconds: float = 60.0, out=None, device: str = "c
     except ValueError:
         raise ValueError(f"nothing is committed at scale {scale}; "
                          "verify another scale, such as cpu.") from None
+    committed = committed[[measured_today(row) for row in committed.to_dict("records")]]
     plans = cheap_sample(index, committed, seconds)
     with contextlib.ExitStack() as stack:
         out = out or stack.enter_context(tempfile.TemporaryDirectory())
