@@ -77,16 +77,18 @@ def label(config: Config, plan: list[Planned]) -> str:
     words = [*map(str, labels.values()), *(f"{name}={getattr(config, name)}" for name in varied)]
     return ", ".join(words) or "the only row"
 
-# %% ../nbs/20_agreement.ipynb #a6bd1c83
+# %% ../nbs/20_agreement.ipynb #bac4aa4e
 COLUMNS = ["item", "row", "measure", "reproduced", "seeds", "committed", "expected_half_width",
            "committed_seeds", "result"]
 
 def agreements(plans: dict[str, list[Planned]], out,
                committed: dict[Config, dict[int, float]]) -> pd.DataFrame:
-    "One row for each row of each item's plan whose runs are under `out`: COLUMNS, see `agreement`."
+    """One row for each row of each item's plan whose runs were trained under `out`: COLUMNS, see
+    `agreement`. What was recalled from the evidence cannot agree with it."""
     rows = []
     for item, plan in plans.items():
-        results = [flat(result) for key in configs(plan) if (result := stored(key, out))]
+        found = filter(None, (stored(key, out) for key in configs(plan)))
+        results = [flat(result) for result in found if not result.get("recorded")]
         runs = {row_of(config_of(result)): result for result in results}
         for config, scores in rows_of(results).items():
             one = runs[config]

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         help="ratios against hand-written and other code, measured side by side"))
     return top
 
-# %% ../nbs/25_cli.ipynb #6ac39643
+# %% ../nbs/25_cli.ipynb #cc024547
 def add_reproduce(make: argparse.ArgumentParser) -> None:
     "The arguments of `reproduce`; their meaning is that of `repro.reproduce`."
     make.add_argument("items", nargs="*", metavar="ITEM",
@@ -66,6 +66,9 @@ def add_reproduce(make: argparse.ArgumentParser) -> None:
         help="a parameter of the items, as a Python literal; may be repeated")
     make.add_argument("--dry-run", action="store_true",
         help="only say what would be trained, reused and executed")
+    make.add_argument("--recorded", action="store_true",
+        help="compute tables and verdicts again from the committed runs; "
+             "only runs whose curves or samples are shown are trained")
     make.add_argument("--force", action="store_true",
         help="execute item notebooks again even if nothing they show has changed")
 
@@ -198,12 +201,12 @@ def price_items(names, scale: str | None = None, device: str = "auto", jobs: int
               f"~: extrapolated from other scales. Written to {shown(path)}.")
     return "\n".join([*lines, legend])
 
-# %% ../nbs/25_cli.ipynb #212c1ca8
+# %% ../nbs/25_cli.ipynb #2940c12c
 def reproduce(given: argparse.Namespace) -> int:
     from nats_companion import repro
     index = repro.reproduce(given.items, given.scale, given.seeds, given.out, given.device,
-                            given.jobs, parse_pairs(given.pairs), given.dry_run, given.force,
-                            given.notebooks, given.profile)
+                            given.jobs, parse_pairs(given.pairs), given.dry_run, given.recorded,
+                            given.force, given.notebooks, given.profile)
     return 1 if index.get("failed") and not given.dry_run else 0
 
 def verify(given: argparse.Namespace) -> int:

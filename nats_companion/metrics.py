@@ -7,11 +7,12 @@ __all__ = ['CLASSIFIERS', 'INCEPTION_FILE', 'INCEPTION_URL', 'EXTRACTORS', 'Stat
            'statistics', 'root', 'careful_trace', 'quick_trace', 'frechet', 'kernel_distance', 'radii', 'prdc',
            'inception_score', 'conv_block', 'Classifier', 'to_canvas', 'load_classifier', 'classify',
            'classifier_features', 'inception_folder', 'inception_available', 'load_inception', 'clean_resize',
-           'inception_features', 'mode_distances', 'high_quality_fraction', 'modes_covered', 'mode_divergence',
-           'kl_by_density', 'kl_gaussians', 'Judge', 'make_judge', 'Ballot', 'law_of_answers', 'answered_of',
-           'histogram_divergence', 'mode_scores', 'pixel_features', 'Extractor', 'distance_label', 'features_of',
-           'Reference', 'spread', 'reference', 'stacked_names', 'stacked_reference', 'evaluate_stacks', 'metric_names',
-           'evaluate_points', 'distance_alone', 'evaluate_images', 'Diverged', 'checked', 'evaluate']
+           'inception_features', 'mode_distances', 'high_quality_fraction', 'modes_covered', 'jensen_shannon',
+           'mode_divergence', 'shell_edges', 'cell_divergence', 'kl_by_density', 'kl_gaussians', 'Judge', 'make_judge',
+           'Ballot', 'law_of_answers', 'answered_of', 'histogram_divergence', 'mode_scores', 'pixel_features',
+           'Extractor', 'distance_label', 'features_of', 'Reference', 'spread', 'reference', 'stacked_names',
+           'stacked_reference', 'evaluate_stacks', 'metric_names', 'evaluate_points', 'distance_alone',
+           'evaluate_images', 'Diverged', 'checked', 'evaluate']
 
 # %% ../nbs/08_metrics.ipynb #523bf450
 import functools, math, os
@@ -280,7 +281,7 @@ def inception_features(images: torch.Tensor, batch: int = 50,
     return torch.cat([model(clean_resize(part).to(images.device)).float().cpu()
                       for part in images.split(batch)])
 
-# %% ../nbs/08_metrics.ipynb #50277e5f
+# %% ../nbs/08_metrics.ipynb #5129c5ea
 def mode_distances(x: torch.Tensor, mixture: Mixture) -> torch.Tensor:
     "(n,K): Mahalanobis distance of each point `x` (n,d) to each mode."
     root = torch.linalg.cholesky(mixture.covariances)                    # (K,d,d)
@@ -299,13 +300,37 @@ def modes_covered(x: torch.Tensor, mixture: Mixture, deviations: float = 3.0,
     counts = torch.bincount(mode[distance <= deviations], minlength=len(mixture))
     return int((counts >= least).sum())
 
+def jensen_shannon(p: torch.Tensor, q: torch.Tensor) -> float:
+    "The divergence in nats, 0 to ln 2, of two histograms (K,) that sum to 1."
+    def kl(a): return torch.special.xlogy(a, a/((p + q)/2)).sum()
+    return ((kl(p) + kl(q))/2).clamp_min(0).item()
+
 def mode_divergence(x: torch.Tensor, mixture: Mixture) -> float:
     """Jensen-Shannon divergence in nats (0 to ln 2) between the histogram of `x` (n,d)
     over nearest modes and the mixture's weights."""
     counts = torch.bincount(mode_distances(x, mixture).argmin(1), minlength=len(mixture))
-    p, q = counts.double()/len(x), mixture.weights
-    def kl(a): return torch.special.xlogy(a, a/((p + q)/2)).sum()
-    return ((kl(p) + kl(q))/2).clamp_min(0).item()
+    return jensen_shannon(counts.double()/len(x), mixture.weights)
+
+def shell_edges(dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Radii (4,) between the five shells of a standard Gaussian, and the probabilities (5,) of
+    the shells: three quarters, what is left within 3 deviations, and what is beyond."""
+    from scipy.stats import chi
+    within = chi.cdf(3., dimensions)
+    below = [0., *(level for level in (.25, .5, .75) if level < within), within, 1.]
+    probabilities = torch.tensor(below, dtype=torch.float64).diff()
+    return torch.tensor(chi.ppf(below[1:-1], dimensions)), probabilities
+
+def cell_divergence(x: torch.Tensor, mixture: Mixture) -> float:
+    """Jensen-Shannon divergence in nats (0 to ln 2) between the histogram of `x` (n,d) over cells
+    (nearest mode, shell around it) and the mixture's: balance and sharpness at once.
+
+    True samples score about (cells - 1)/8n, with five cells a mode."""
+    edges, shares = shell_edges(x.shape[1])
+    distance, mode = mode_distances(x, mixture).min(1)
+    cell = mode*len(shares) + torch.bucketize(distance, edges)
+    counts = torch.bincount(cell, minlength=len(mixture)*len(shares))
+    truth = mixture.weights[:, None]*shares
+    return jensen_shannon(counts.double()/len(x), truth.flatten())
 
 # %% ../nbs/08_metrics.ipynb #3678bc14
 def kl_by_density(x: torch.Tensor, log_p: Callable, log_q: Callable) -> tuple[float, float]:
@@ -467,7 +492,7 @@ class Reference:
     split: str
     shape: tuple[int, ...]                  # of one sample
     count: int                              # real images behind the statistics; 0 for a mixture
-    label: str                              # the Fréchet distance's key; mixtures: mode_divergence
+    label: str                              # the Fréchet distance's key; mixtures: cell_divergence
     extractor: str | None = None            # key of EXTRACTORS; None for a mixture
     features: torch.Tensor | None = None    # (count,F)
     statistics: Statistics | None = None
@@ -491,7 +516,7 @@ def reference(dataset: str | ImageSet | StackedSet | Mixture, split: str = "test
         if extractor:
             raise ValueError(f"extractor={extractor!r} was given for the mixture {data.name!r}, "
                              "whose density is known; leave it out (None).")
-        return Reference(data.name, split, data.shape, 0, "mode_divergence", mixture=data)
+        return Reference(data.name, split, data.shape, 0, "cell_divergence", mixture=data)
     own = features_of(data)   # before `extractor` is looked at: a set at fault is always refused
     extractor = check_choice("extractor", extractor or own, EXTRACTORS)
     if size is not None: data = data.resized(size)
@@ -539,11 +564,12 @@ def evaluate_stacks(batches: Iterable[torch.Tensor], reference: Reference,
     distance = frechet(statistics(features.flatten(1)), reference.statistics)
     return [*mode_scores(features, logits, reference.ballot), distance]
 
-# %% ../nbs/08_metrics.ipynb #fa00a609
+# %% ../nbs/08_metrics.ipynb #03bd67ee
 def metric_names(reference: Reference) -> list[str]:
     "The keys of what `evaluate` returns for this reference, in order."
     if reference.mixture is not None:
-        return ["modes_covered", "high_quality_fraction", "mode_divergence", "mean_log_density"]
+        return ["cell_divergence", "mode_divergence", "modes_covered", "high_quality_fraction",
+                "mean_log_density"]
     kind = EXTRACTORS[reference.extractor]
     score = [f"IS-{kind.suffix}"] if reference.extractor in CLASSIFIERS else []
     shares = [f"{name}-{kind.suffix}" for name in ("precision", "recall", "density", "coverage")]
@@ -551,7 +577,7 @@ def metric_names(reference: Reference) -> list[str]:
 
 def evaluate_points(x: torch.Tensor, mixture: Mixture) -> list[float]:
     "The values of `metric_names` for points `x` (n,d); the log density is the mixture's, in nats."
-    measures = (modes_covered, high_quality_fraction, mode_divergence)
+    measures = (cell_divergence, mode_divergence, modes_covered, high_quality_fraction)
     counted = [float(measure(x, mixture)) for measure in measures]
     return [*counted, mixture.log_density(x.double()).mean().item()]
 

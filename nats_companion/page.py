@@ -6,7 +6,7 @@
 __all__ = ['executed_contract', 'Refused', 'folder_of', 'refusal', 'refuse_in_one_line', 'committed_contract', 'resolved', 'span',
            'origin', 'page_record', 'recorded_files', 'Page']
 
-# %% ../nbs/16_page.ipynb #82330e87
+# %% ../nbs/16_page.ipynb #637fdf14
 import json, linecache, traceback
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 from . import compare as comparing
 from . import core
 from .items import FLAGS, Item, Planned, find_items, literals, settle
-from .runs import run_folder, stored, train
+from .runs import complete, config_in, run_folder, stored, train
 
 # %% ../nbs/16_page.ipynb #b6849ad1
 def _injected(source: str) -> bool:
@@ -205,7 +205,7 @@ def figure(self: Page, figure, name: str = "", note: str = "",
     self._enter(path, path.with_suffix(".svg"))
     plt.show()
 
-# %% ../nbs/16_page.ipynb #b4ce8cd1
+# %% ../nbs/16_page.ipynb #d010b469
 @patch
 def summary(self: Page, by: list[str], values: list[str],
             runs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -216,20 +216,29 @@ def summary(self: Page, by: list[str], values: list[str],
 @patch
 def compare(self: Page, value: str, pairs: list[tuple], by: str = "row",
             runs: pd.DataFrame | None = None, **options) -> pd.DataFrame:
-    "Paired differences over seeds, see `compare.compare`."
+    """Paired differences over seeds, see `compare.compare`; where runs have a best evaluation of
+    `value` beside the last one, that is compared, too."""
     runs = self.runs if runs is None else runs
-    return comparing.compare(runs, value, pairs, by, **options)
+    best = f"best {value}" if f"best {value}" in runs else ""
+    return comparing.compare(runs, value, pairs, by, **dict(beside=best) | options)
 
-# %% ../nbs/16_page.ipynb #e5d7a938
+# %% ../nbs/16_page.ipynb #26d09bff
 @patch
 def history(self: Page, key: str) -> list[dict]:
     "The evaluations of run `key`, in order."
-    return stored(key, self.out)["history"]
+    return self.whole(key)["history"]
+
+@patch
+def whole(self: Page, key: str) -> dict:
+    "The result of run `key`, with everything that a run publishes beside it."
+    result = stored(key, self.out)
+    return complete(config_in(result), self.out, self.device) if "recorded" in result else result
 
 @patch
 def samples(self: Page, key: str) -> "torch.Tensor":
     """The samples that run `key` published: points (2000, d), or images (64, C, H, W)
     in [-1,1], with classes eight of each."""
+    self.whole(key)
     tensors, _ = core.load_tensors(run_folder(key, self.out)/"samples.safetensors")
     return tensors["samples"].float()
 
@@ -238,4 +247,5 @@ def trainer(self: Page, config, device: str = "") -> "training.Trainer":
     "The trainer of the finished run of `config` as it stood at its end."
     from nats_companion import training
     device = core.pick_device(device or self.device)
+    self.whole(config.key)
     return training.load(run_folder(config.key, self.out), str(device))

@@ -8,7 +8,7 @@ __all__ = ['CALIBRATED', 'Work', 'decide', 'inputs_digest', 'is_current', 'Left'
            'refusals', 'enter', 'close', 'conclusion', 'alone', 'settle_old', 'worth', 'seconds_done', 'sharing',
            'fitted_speeds', 'shows', 'booked', 'reproduce']
 
-# %% ../nbs/23_repro.ipynb #0bf78f40
+# %% ../nbs/23_repro.ipynb #756eca05
 import contextlib, dataclasses, hashlib, json, shlex, time
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from .jobs import Job, Report
 from .ledger import entry_of, versions, write_index
 from .page import folder_of
 from .prices import (FINGERPRINT_SECONDS, KERNEL_SECONDS, Price, duration,
-                                   own_seconds, pack, price, read_index)
+                                   own_seconds, pack, price, read_index, reports)
 from .progress import Progress
-from .runs import (error_of, record_of, run_folder, set_aside, state_of, states,
+from .runs import (error_of, recall, record_of, run_folder, set_aside, state_of, states,
                                  stored)
 
 # %% ../nbs/23_repro.ipynb #c0423890
@@ -368,7 +368,7 @@ def booked(job: Job, report: Report, work: Work, bar: Progress) -> dict[str, str
         bar.say(why if name == job.name else f"run {name} failed: {why} (log: {shown(job.log)})")
     return found
 
-# %% ../nbs/23_repro.ipynb #cc63bfd5
+# %% ../nbs/23_repro.ipynb #5f3db6f3
 def reproduce(items=None,               # names of items or shelves, or all; None: headline set
               scale: str = "cpu",       # smoke, cpu, gpu or paper
               seeds: int | None = None, # number of seeds; None: as the scale says
@@ -378,6 +378,8 @@ def reproduce(items=None,               # names of items or shelves, or all; Non
                                         # number of GPUs or of cores
               parameters: dict | None = None, # further parameters, each for the items that know it
               dry_run: bool = False,    # only say what would be done
+              recorded: bool = False,   # take runs from the committed record where it has them;
+                                        # train what curves and samples are shown of
               force: bool = False,      # execute item notebooks even if unchanged; runs are reused
               notebooks=None,           # folder with paper/ and experiments/run.ipynb;
                                         # None: nbs/ of the clone
@@ -388,6 +390,7 @@ def reproduce(items=None,               # names of items or shelves, or all; Non
     and return the index; its `failed` lists what went wrong."""
     work = decide(items, scale, seeds, out, device, jobs, parameters, force, notebooks, profile)
     began = time.monotonic()
+    if recorded and not dry_run: recall(work.configs.values(), work.out, reports(scale))
     speeds = fitted_speeds(work)                      # what this machine does, now
     print(describe(work, left(work, speeds), speeds), flush=True)
     if dry_run: return read_index(work.out)
