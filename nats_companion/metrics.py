@@ -11,7 +11,7 @@ __all__ = ['CLASSIFIERS', 'INCEPTION_FILE', 'INCEPTION_URL', 'EXTRACTORS', 'Stat
            'mode_divergence', 'shell_edges', 'cell_divergence', 'kl_by_density', 'kl_gaussians', 'Judge', 'make_judge',
            'Ballot', 'law_of_answers', 'answered_of', 'histogram_divergence', 'mode_scores', 'pixel_features',
            'Extractor', 'distance_label', 'features_of', 'Reference', 'spread', 'reference', 'stacked_names',
-           'stacked_reference', 'evaluate_stacks', 'metric_names', 'evaluate_points', 'distance_alone',
+           'ballot_of', 'stacked_reference', 'evaluate_stacks', 'metric_names', 'evaluate_points', 'distance_alone',
            'evaluate_images', 'Diverged', 'checked', 'evaluate']
 
 # %% ../nbs/08_metrics.ipynb #523bf450
@@ -529,30 +529,38 @@ def reference(dataset: str | ImageSet | StackedSet | Mixture, split: str = "test
     return Reference(data.name, split, data.shape, len(data), distance_label(extractor), extractor,
                      features, statistics(features))
 
-# %% ../nbs/08_metrics.ipynb #d366b637
+# %% ../nbs/08_metrics.ipynb #a99c9802
 def stacked_names(classifier: str) -> list[str]:
     "The keys of what `evaluate` returns for stacks judged by `classifier`, in order."
     suffix = CLASSIFIERS[classifier]
     counted = ("modes_KL", "modes_found", "on_a_mode", "modes_named", "named_KL")
     return [*(f"{name}-{suffix}" for name in counted), f"FD-stacked-{suffix}"]
 
+def ballot_of(data: StackedSet, classifier: str) -> tuple[torch.Tensor, Ballot]:
+    "Features (N,F) of the single images of `data`, and a ballot whose judge is made of them."
+    features, logits = classify(classifier, to_float(data.single.images))
+    judge = make_judge(classifier, features, logits)
+    answers, labels = judge.answers(features, logits), data.single.labels.cpu()
+    answered = answered_of(answers, labels, logits.shape[1])
+    modes, weights = data.modes.cpu(), data.weights.cpu()
+    return features, Ballot(judge, modes, weights, law_of_answers(modes, weights, answered))
+
 def stacked_reference(data: StackedSet, split: str, limit: int | None) -> Reference:
-    """The `Reference` of stacks: as many as there are single images (at most `limit`), and the
-    answers that its classifier gives to all of these, as the judge of the training images."""
-    single, classifier = data.single, features_of(data)
+    """The `Reference` of stacks, as many as there are single images (at most `limit`), and their
+    ballot; with a `limit`, made of no more than 2,000 of these."""
+    classifier = features_of(data)
     if classifier not in CLASSIFIERS:
         raise ValueError(f"{data.name}: modes are told apart by a classifier, which "
                          f"features={classifier!r} is not; name one of {', '.join(CLASSIFIERS)}.")
-    features, logits = classify(classifier, to_float(single.images))
-    judge = make_judge(classifier, features, logits)
-    answers = judge.answers(features, logits)
-    law = law_of_answers(data.modes, data.weights,
-                         answered_of(answers, single.labels, logits.shape[1]))
-    names, lone = stacked_names(classifier), len(data.modes) == 1
+    judged = spread(len(data), limit and max(limit, 2000))
+    data = replace(data, single=data.single.take(judged))
+    features, ballot = ballot_of(data, classifier)
     count = len(data) if limit is None else min(limit, len(data))
-    beside = features[data.indices(count, rng(0, "reference"))[1]].flatten(1)     # (count,C*F)
-    return Reference(data.name, split, data.shape, count, names[-1 if lone else 0], classifier,
-                     beside, statistics(beside), ballot=Ballot(judge, data.modes, data.weights, law))
+    beside = features[data.indices(count, rng(0, "reference"))[1].cpu()].flatten(1)  # (count,C*F)
+    balanced, *_, distance = stacked_names(classifier)
+    return Reference(data.name, split, data.shape, count,
+                     balanced if len(data.modes) > 1 else distance, classifier,
+                     beside, statistics(beside), ballot=ballot)
 
 def evaluate_stacks(batches: Iterable[torch.Tensor], reference: Reference,
                     batch: int) -> list[float]:
