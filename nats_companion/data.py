@@ -325,7 +325,7 @@ def cifar10(split: str = "train", path=None) -> ImageSet:
         "The pickled version is not read: a pickle can run code.")
     return data if split == "test" else data.take(carve(data.labels)[split == "validation"])
 
-# %% ../nbs/01_data.ipynb #af13d6bc
+# %% ../nbs/01_data.ipynb #5e64c447
 @dataclass(frozen=True, eq=False, repr=False)
 class StackedSet:
     """Images of several classes set upon each other, one per channel, drawn afresh: each tuple of
@@ -352,8 +352,9 @@ class StackedSet:
     def __len__(self): return len(self.single)
 
     def __repr__(self):
-        return (f"StackedSet({self.name}: {len(self.modes)} modes, {'x'.join(map(str, self.shape))}, "
-                f"of {len(self)} images; {self.source})")
+        shape = "x".join(map(str, self.shape))
+        return (f"StackedSet({self.name}: {len(self.modes)} modes, {shape}, of {len(self)} images; "
+                f"{self.source})")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -380,7 +381,7 @@ class StackedSet:
                        weights=self.weights.to(device))
 
     def indices(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        "Modes (n,) drawn by weight, and for each the single images (n,C) that make up a stack of it."
+        "Modes (n,) drawn by weight, and the single images (n,C) that make up a stack of each."
         drawn = torch.multinomial(self.weights.to(generator.device), n, replacement=True,
                                   generator=generator)
         of_channels = self.modes[drawn.to(self.modes.device)]          # (n,C)
@@ -397,9 +398,10 @@ class StackedSet:
         return ImageSet(self.single.images[indices, 0], modes, tuple(names), self.name,
                         self.source, "pixels")
 
-# %% ../nbs/01_data.ipynb #330ece94
+# %% ../nbs/01_data.ipynb #dfa7c5ea
 def falling_weights(count: int, ratio: float) -> torch.Tensor:
-    "(count,) float64 of sum 1, falling geometrically until the last is `ratio` times rarer than the first."
+    """(count,) float64 of sum 1, falling geometrically until the last is `ratio` times rarer
+    than the first."""
     check_positive("ratio", ratio)
     return torch.linspace(0, -math.log(ratio), count, dtype=torch.float64).softmax(0)
 
@@ -409,7 +411,7 @@ def stacked_fashion(split: str, channels: int, classes: tuple[int, ...] = tuple(
     the last is `ratio` times rarer than the first."""
     single = fashion_mnist(split, "compact")
     modes = torch.cartesian_prod(*[torch.tensor(classes)]*check_count("channels", channels))
-    modes = modes.view(-1, channels)                                   # of one channel: (K,) -> (K,1)
+    modes = modes.view(-1, channels)                              # of one channel: (K,) -> (K,1)
     return StackedSet(single, modes, falling_weights(len(modes), ratio), name)
 
 DISTINCT = (1, 3, 5, 8, 9)  # trouser, dress, sandal, bag, ankle boot

@@ -349,7 +349,7 @@ def kl_gaussians(mean_p, covariance_p, mean_q, covariance_q) -> float:
              + torch.logdet(covariance_q) - torch.logdet(covariance_p))
     return twice.item()/2
 
-# %% ../nbs/08_metrics.ipynb #c96f8ed7
+# %% ../nbs/08_metrics.ipynb #4379d681
 @dataclass(frozen=True, eq=False)
 class Judge:
     """The classifier `name` with a right to answer none: to images whose features lie farther from
@@ -370,12 +370,12 @@ class Judge:
         return distance
 
     def answers(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        "(N,) int64: the class of each image by its features and logits; K, the classes' number, for none."
+        "(N,) int64: the class of each image by its features and logits; K, their number, for none."
         classes = logits.argmax(1)
         near = self.distances(features, classes) <= self.radii[classes]
         return torch.where(near, classes, len(self.radii))
 
-# %% ../nbs/08_metrics.ipynb #f5830fc6
+# %% ../nbs/08_metrics.ipynb #151b6394
 def make_judge(name: str, features: torch.Tensor, logits: torch.Tensor,
                share: float = 0.9) -> Judge:
     """A judge by classifier `name` from its answers to real images, `features` (N,F) and `logits`
@@ -389,10 +389,10 @@ def make_judge(name: str, features: torch.Tensor, logits: torch.Tensor,
     ridge = 1e-3*torch.eye(features.shape[1], dtype=torch.float64)  # for features that never vary
     roots = torch.stack([torch.linalg.cholesky(s.covariance + ridge) for s in fitted])
     judge = Judge(name, torch.stack([s.mean for s in fitted]), roots, torch.empty(len(parts)))
-    def distances(c): return judge.distances(parts[c][1], torch.full((len(parts[c][1]),), c))
-    return replace(judge, radii=torch.stack([distances(c).quantile(share) for c in range(len(parts))]))
+    def radius(c, held): return judge.distances(held, torch.full((len(held),), c)).quantile(share)
+    return replace(judge, radii=torch.stack([radius(c, held) for c, (_, held) in enumerate(parts)]))
 
-# %% ../nbs/08_metrics.ipynb #be1632c4
+# %% ../nbs/08_metrics.ipynb #f8cc6435
 @dataclass(frozen=True, eq=False)
 class Ballot:
     "The modes of a stacked set, and how often a judge answers each of them to true samples."
@@ -409,7 +409,8 @@ class Ballot:
         table[(self.modes*digits).sum(1)] = torch.arange(count)
         return table[(answers*digits).sum(1)]
 
-def law_of_answers(modes: torch.Tensor, weights: torch.Tensor, answered: torch.Tensor) -> torch.Tensor:
+def law_of_answers(modes: torch.Tensor, weights: torch.Tensor,
+                   answered: torch.Tensor) -> torch.Tensor:
     """(K+1,): chance that the answers to a stack of modes (K,C) with `weights` name each mode, or
     none, where `answered` (classes, answers) says how often each class is given each answer."""
     chance = torch.ones(len(modes), len(modes), dtype=torch.float64)
@@ -420,10 +421,11 @@ def law_of_answers(modes: torch.Tensor, weights: torch.Tensor, answered: torch.T
 def answered_of(answers: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
     "(classes, classes + 1) float64: the share of images (N,) of each class that got each answer."
     counts = torch.zeros(classes, classes + 1, dtype=torch.float64)
-    counts.index_put_((labels, answers), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
+    one = torch.ones(len(labels), dtype=torch.float64)
+    counts.index_put_((labels, answers), one, accumulate=True)
     return counts/counts.sum(1, keepdim=True)
 
-# %% ../nbs/08_metrics.ipynb #75c1d42d
+# %% ../nbs/08_metrics.ipynb #14c5b1c9
 def histogram_divergence(counts: torch.Tensor, weights: torch.Tensor) -> float:
     """KL(counts/sum || weights) in nats for `counts` (K,) and `weights` (K,) of sum 1;
     infinite where something was counted whose weight is 0, and where nothing was counted."""
@@ -432,14 +434,14 @@ def histogram_divergence(counts: torch.Tensor, weights: torch.Tensor) -> float:
     return torch.special.xlogy(p, p/weights)[p > 0].sum().clamp_min(0).item()
 
 def mode_scores(features: torch.Tensor, logits: torch.Tensor, ballot: Ballot) -> list[float]:
-    """Of n stacks whose channels have `features` (n,C,F) and `logits` (n,C,classes): divergence
-    of all outcomes, modes found, share on a mode; then modes and divergence by the classifier alone."""
+    """Of n stacks whose channels have `features` (n,C,F) and `logits` (n,C,classes): divergence of
+    all outcomes, modes found, share on a mode; modes and divergence by the classifier alone."""
     modes, channels = ballot.modes.shape
     def counted(answers):
         outcomes = ballot.outcomes(answers.view(-1, channels))
         return outcomes.bincount(minlength=modes + 1)
     judged = counted(ballot.judge.answers(features.flatten(0, 1), logits.flatten(0, 1)))
-    named = counted(logits.argmax(2))[:modes]                   # classified, whatever they look like
+    named = counted(logits.argmax(2))[:modes]                  # classified, whatever they look like
     found, on_a_mode = (judged[:modes] > 0).sum(), judged[:modes].sum()/judged.sum()
     return [histogram_divergence(judged, ballot.law), float(found), on_a_mode.item(),
             float((named > 0).sum()), histogram_divergence(named, ballot.weights)]
@@ -504,11 +506,11 @@ def spread(n: int, limit: int | None) -> torch.Tensor:
     fair even if a set is sorted by class."""
     return torch.arange(n) if limit is None or limit >= n else torch.arange(limit)*n//limit
 
-# %% ../nbs/08_metrics.ipynb #3257db55
+# %% ../nbs/08_metrics.ipynb #71256f75
 @functools.lru_cache(maxsize=8)   # the runs of a sweep share one
-def reference(dataset: str | ImageSet | StackedSet | Mixture, split: str = "test", limit: int | None = None,
-              size: int | None = None, extractor: str | None = None, batch: int = 500,
-              device="cpu") -> Reference:
+def reference(dataset: str | ImageSet | StackedSet | Mixture, split: str = "test",
+              limit: int | None = None, size: int | None = None, extractor: str | None = None,
+              batch: int = 500, device="cpu") -> Reference:
     """What `evaluate` compares with: `dataset` by name (loaded at `size`, in `split`) or as an
     object, at most `limit` images of it, seen by `extractor` (None: by the features it names)."""
     data = load(dataset, split, device=device) if isinstance(dataset, str) else dataset
@@ -529,7 +531,7 @@ def reference(dataset: str | ImageSet | StackedSet | Mixture, split: str = "test
     return Reference(data.name, split, data.shape, len(data), distance_label(extractor), extractor,
                      features, statistics(features))
 
-# %% ../nbs/08_metrics.ipynb #a99c9802
+# %% ../nbs/08_metrics.ipynb #1889936b
 def stacked_names(classifier: str) -> list[str]:
     "The keys of what `evaluate` returns for stacks judged by `classifier`, in order."
     suffix = CLASSIFIERS[classifier]
@@ -564,7 +566,7 @@ def stacked_reference(data: StackedSet, split: str, limit: int | None) -> Refere
 
 def evaluate_stacks(batches: Iterable[torch.Tensor], reference: Reference,
                     batch: int) -> list[float]:
-    "The values of `stacked_names` for stacks in `batches` (b,C,H,W) in [-1,1], a channel at a time."
+    "The values of `stacked_names` for stacks in `batches` (b,C,H,W) in [-1,1], channel by channel."
     def see(part):
         seen = classify(reference.extractor, part.flatten(0, 1)[:, None], batch)
         return [values.view(len(part), -1, values.shape[1]) for values in seen]
