@@ -6,10 +6,10 @@
 __all__ = ['MANY', 'GENERATOR', 'GAME', 'FIELDS', 'ONE', 'FLOPS_PER_SECOND', 'TRIAL', 'OVERHEAD', 'BURNER', 'SHORT', 'counts',
            'key', 'pool_of', 'one_discriminator', 'one_term', 'one_update', 'one_push', 'one_fit', 'one_evaluation',
            'one_start', 'one_first', 'now', 'timed', 'forward_flops', 'sample_shape', 'flops', 'estimate_seconds',
-           'seconds_of', 'affordable', 'threads_of_runs', 'thread_count', 'measure', 'probe', 'machine', 'read_speeds',
-           'write_speeds', 'grown', 'Speeds', 'learn', 'burning', 'heaviest', 'calibrate']
+           'seconds_of', 'affordable', 'threads_of_runs', 'thread_count', 'measure', 'probe', 'one_nest', 'priced',
+           'machine', 'read_speeds', 'write_speeds', 'grown', 'Speeds', 'learn', 'burning', 'heaviest', 'calibrate']
 
-# %% ../nbs/11_cost.ipynb #ea23777d
+# %% ../nbs/11_cost.ipynb #3e3e11fd
 import contextlib, copy, dataclasses, functools, json, math, os, statistics, subprocess, sys
 import tempfile, time, warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +19,7 @@ import torch
 from fastcore.basics import patch
 
 from . import cfg, core, data, metrics, networks, training
+from .compare import mean_interval
 from .nest import descent
 from .training import Config, Trainer
 
@@ -257,6 +258,25 @@ def probe(config: Config, device: str = "cpu", calls: Iterable[str] | None = Non
                     found[call] = longer[call] + max(0.0, longer[call] - found[call])*further
     parts = (config.pool/config.batch)/(small.pool/small.batch)
     return {call: t*(parts if "pool" in FIELDS[call] else 1) for call, t in found.items()}
+
+# %% ../nbs/11_cost.ipynb #69fc46c7
+def one_nest(trainer: Trainer) -> Callable[[], torch.Tensor]:
+    return lambda: trainer.nest(trainer.discriminator_step, trainer.generator_loss)
+
+def priced(configs: Iterable[Config], rounds: int = 5, progress: bool = True, device: str = "cpu",
+           others: dict[str, tuple[Callable, int]] | None = None) -> dict[str, tuple[float, float]]:
+    """(seconds, half-width) of one discriminator step of each of `configs` by key, the 95 % t
+    interval over `rounds`, all timed in turn; and of `others`: name -> (what to call, its steps)."""
+    from tqdm.auto import tqdm
+    device = torch.device(device)
+    with threads_of_runs():
+        works = {c.key: (one_nest(Trainer(c, device)), c.steps_per_nest) for c in configs}
+        works |= others or {}
+        calls = {name: call for name, (call, _) in works.items()}
+        bar = tqdm(range(rounds), desc="prices", disable=not progress, leave=False)
+        found = [timed(calls, device) for _ in bar]
+    return {name: mean_interval([seconds[name]/steps for seconds in found])
+            for name, (_, steps) in works.items()}
 
 # %% ../nbs/11_cost.ipynb #00b53f90
 def machine(device: str = "cpu") -> str:

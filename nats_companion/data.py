@@ -178,11 +178,11 @@ def read_full(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     labels = torch.from_numpy(raw("labels-idx1", 8)).long()
     return images, labels
 
-# %% ../nbs/01_data.ipynb #c721d205
+# %% ../nbs/01_data.ipynb #8b7bf5dc
 def find_full() -> tuple[Path, str] | None:
     "(folder, description) of the first complete copy of the published Fashion-MNIST files, or None."
     places = {Path("/usr/share/datasets/fashion-mnist"): "Debian package dataset-fashion-mnist",
-              data_path("cache", "FashionMNIST", "raw"): "torchvision download in data/cache"}
+              data_path("cache", "FashionMNIST", "raw"): "files in FashionMNIST/raw of the data's cache"}
     def present(file): return file.exists() or file.with_name(f"{file.name}.gz").exists()
     for folder, description in places.items():
         if all(present(folder/stem) for stem in FASHION_FULL): return folder, description
@@ -194,7 +194,9 @@ def read_fashion(part: str, source: str) -> tuple[tuple[torch.Tensor, torch.Tens
         raise ValueError("source='full' was asked for, but the four Fashion-MNIST files are not "
                          "here; install Debian's package dataset-fashion-mnist, "
                          f"or put them into {data_path('cache', 'FashionMNIST', 'raw')} "
-                         "(torchvision's FashionMNIST downloads them), or use source='compact'.")
+                         "(torchvision's FashionMNIST downloads them; the data folder is the one "
+                         "that NATS_COMPANION_DATA names, where that is set), "
+                         "or use source='compact'.")
     if full and source != "compact": return read_full(full[0], part), f"full set, {full[1]}"
     compact = read_compact(project_root()/"data"/"fashion-mnist", part)
     return compact, "compact copy in data/fashion-mnist, 25,000 + 10,000 images"
