@@ -10,7 +10,7 @@ __all__ = ['MANY', 'GENERATOR', 'GAME', 'FIELDS', 'ONE', 'FLOPS_PER_SECOND', 'TR
            'priced', 'machine', 'read_speeds', 'write_speeds', 'grown', 'Speeds', 'learn', 'burning', 'heaviest',
            'calibrate']
 
-# %% ../nbs/11_cost.ipynb #ea23777d
+# %% ../nbs/11_cost.ipynb #3e3e11fd
 import contextlib, copy, dataclasses, functools, json, math, os, statistics, subprocess, sys
 import tempfile, time, warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -184,11 +184,12 @@ def forward_flops(network: str, shape: tuple[int, ...], latent: int, width: int,
             found.append(counter.get_total_flops()//2)
     return tuple(found)
 
-# %% ../nbs/11_cost.ipynb #310a34a3
+# %% ../nbs/11_cost.ipynb #7627b11c
 @functools.cache
 def sample_shape(dataset: str, size: int) -> tuple[int, ...]:
-    "Shape of one sample of `dataset` at `size`."
-    return tuple(data.load(dataset, size=size or None).shape)
+    "Shape of one sample of `dataset` at `size`; of Fashion-MNIST every copy has the same."
+    at_hand = "fashion-mnist-compact" if dataset.startswith("fashion-mnist") else dataset
+    return tuple(data.load(at_hand, size=size or None).shape)
 
 def flops(config: Config) -> dict[str, float]:
     """Floating point operations of one call of each kind, about: a backward pass counts twice its
