@@ -134,7 +134,7 @@ def measured_direction(gram) -> tuple[Direction, float]:
     noise, persistence = 1 - deviation, float(np.clip(persistence, 0, 0.999))
     return Direction(deviation, 0, 0, noise, persistence), x
 
-# %% ../../nbs/theory/9_weights.ipynb #62f27a1e
+# %% ../../nbs/theory/9_weights.ipynb #4398d033
 def watch(trainer, nests: int) -> np.ndarray:
     """(M, M) mean products of the gradients that a pool meets in `nests` more nests of `trainer`,
     per sample; it trains on meanwhile."""
@@ -146,7 +146,7 @@ def watch(trainer, nests: int) -> np.ndarray:
             met.append(pull(*pool))
             return met[-1]
         cfg.stage(nest.generator, nest.optimizer, nest.draw(nest.pool), trainer.discriminator_step,
-                  field, weights=nest.weights, eta=nest.eta, batch=nest.batch,
+                  field, weights=list(nest.weights), eta=nest.eta, batch=nest.batch,
                   updates=nest.updates, epochs=nest.epochs, rng=nest.rng)
         g = torch.stack(met).flatten(1).cpu().double()
         found.append((g@g.T/len(met[0])).numpy())
