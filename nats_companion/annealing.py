@@ -77,17 +77,19 @@ def critic(n: int, first: float = 20.0, last: float = 1.0, normalise: bool = Fal
 # %% ../nbs/05_annealing.ipynb #97534ff3
 SCHEDULES = dict(geometric=geometric, constant=constant, linear=linear, cosine=cosine, reversed=reversed, critic=critic)
 
-# %% ../nbs/05_annealing.ipynb #f3fcf2e5
+# %% ../nbs/05_annealing.ipynb #3719f758
 def proportional(
     squares:Tensor, # (n,) >= 0, not all 0: mean squares of the gradients at each step
     ratio:float=20.0, # the largest of one weight to another, >= 1
 ) -> Tensor: # (n,) float64
-    "Weights of mean 1 in proportion to `squares`, none below 1/`ratio` of the largest."
+    """Weights of mean 1 that never rise: in proportion to `squares`, or to the largest that is still
+    to come, none below 1/`ratio` of the first."""
     squares = torch.as_tensor(squares, dtype=torch.float64)
     if not (squares >= 0).all() or not 0 < squares.sum() < math.inf or not ratio >= 1:
         raise ValueError(f"squares={squares.tolist()} and ratio={ratio!r} are not allowed; give "
                          "finite numbers >= 0, not all 0, and a ratio >= 1.")
-    return _scaled(squares.clamp_min(squares.max()/ratio), True)
+    to_come = squares.flip(0).cummax(0).values.flip(0)
+    return _scaled(to_come.clamp_min(to_come[0]/ratio), True)
 
 # %% ../nbs/05_annealing.ipynb #ef2e81a4
 class Adaptive(Sequence):
