@@ -33,10 +33,11 @@ class Preset(NamedTuple):
     epochs: int = 0
     edge: tuple = ()  # fields whose value is the least or the largest that was tried
 
-# %% ../nbs/28_presets.ipynb #42076484
+# %% ../nbs/28_presets.ipynb #c18cceb6
 PRESETS = {
     ("mlp", False): {
-        "CTS": Preset("sequential", 1, 1e-3, 1e-3),
+        "CTS": Preset("sequential", 1, 5e-3, 1e-3, edge=("lr_d",)),
+        "CTS-5": Preset("sequential", 5, 2e-3, 2e-3, edge=("lr_g",)),
         "NTS": Preset("flow", 15, 2e-3, 2e-3, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta")),
         "NATS": Preset("flow", 15, 2e-3, 2e-3, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta"))},
     ("mlp", True): {
