@@ -48,3 +48,8 @@ def test_figure_5():
 
 def test_datasets():
     assert given("tab_datasets")["rates"] == by_scheme("relativistic", "gan") and given("tab_datasets")["cifar_rates"] == by_scheme("dcgan")
+
+
+def test_weights_on_points():
+    rows = {"constant": "NTS flow", "geometric": "NATS flow", "reversed": "reversed flow"}
+    assert given("tab_cfg")["points_tuned"] == {schedule: chosen("grid")[row] for schedule, row in rows.items()}
