@@ -51,32 +51,67 @@ def render(index: Path) -> str:
 
 
 # A number in the prose names the cell that it is: `26.6 ± 1.3<!-- tab_schemes [row=CTS] FD -->` is the column that begins with FD, of the one row whose `row` is CTS, of
-# cpu/tables/tab_schemes.csv in reports/. Conditions are parted by `;`; `+difference` shows the sign, `-difference` turns it; `difference` takes its `half_width` along.
+# cpu/tables/tab_schemes.csv in reports/. Conditions are parted by `;`, values that will do by ` or `; `+difference` shows the sign, `-difference` turns it; `difference` takes its `half_width` along.
 
 QUOTED = re.compile(r"([+−-]?\d[\d.,]*(?: ± [\d.]+)?)<!-- (\S+) \[(.*?)\] (\S+) -->")
 
 
-def cell_of(table: str, where: str, column: str, reports: Path) -> str:
-    "The text of the cell that a quotation names, or a `ValueError` that says what is there instead."
+# A choice names its table likewise: `**NTS or NATS**<!-- least tab_networks [networks=MLP] scheme FD -->` are the schemes, of the rows whose `networks` is MLP, whose interval
+# of FD reaches that of the least mean; `undecided` where that leaves out none of them. Intervals that do not overlap are further apart than the pairs of a verdict need to be.
+
+CHOSEN = re.compile(r"\*\*([^*\n]+)\*\*<!-- least (\S+) \[(.*?)\] (\S+) (\S+) -->")
+PAGES = "index", "decide"  # notebooks whose prose quotes tables
+
+
+def found_in(table: str, where: str, column: str, reports: Path) -> tuple[list[dict], list[str], ValueError]:
+    "The rows and columns that a quotation names, and the error to raise where they are not what was meant."
     path = reports/f"{table if '/' in table else f'cpu/tables/{table}'}.csv"
     with open(path, newline="") as file: rows = list(csv.DictReader(file))
     wanted = [pair.strip().split("=", 1) for pair in where.split(";") if pair.strip()]
-    found = [row for row in rows if all(row[name] == value for name, value in wanted)]
-    name, sign = column.lstrip("+-"), column[0] if column[0] in "+-" else ""
-    names = [n for n in rows[0] if n == name] or [n for n in rows[0] if n.startswith(name)]
-    if len(found) != 1 or len(names) != 1:
-        raise ValueError(f"{path.name}: [{where}] {column} names {len(found)} rows and the columns {names}; name one of {list(rows[0])}.")
+    found = [row for row in rows if all(row[name] in values.split(" or ") for name, values in wanted)]
+    names = [n for n in rows[0] if n == column] or [n for n in rows[0] if n.startswith(column)]
+    return found, names, ValueError(f"{path.name}: [{where}] {column} names {len(found)} rows and the columns {names}; name one of {list(rows[0])}.")
+
+
+def cell_of(table: str, where: str, column: str, reports: Path) -> str:
+    "The text of the cell that a quotation names, or a `ValueError` that says what is there instead."
+    sign = column[0] if column[0] in "+-" else ""
+    found, names, error = found_in(table, where, column.lstrip("+-"), reports)
+    if len(found) != 1 or len(names) != 1: raise error
     row, name = found[0], names[0]
     if " ± " in row[name]: return row[name].split(" (n")[0]
     value = float(row[name])*(-1 if sign == "-" else 1)
     half = float(row["half_width"]) if name == "difference" else None
-    text = interval_text(value, half, 1).split(" (n")[0] if half is not None else f"{value:.3g}"
+    plain = f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.3g}"
+    text = interval_text(value, half, 1).split(" (n")[0] if half is not None else plain
     return ("+" if sign == "+" and value >= 0 else "") + text.replace("-", "−")
 
 
+def least(table: str, where: str, by: str, column: str, reports: Path) -> str:
+    "The values of `by` of the rows that a choice names whose interval reaches that of the least mean, in words."
+    found, names, error = found_in(table, where, column, reports)
+    if len(names) != 1 or len({row.get(by) for row in found} - {None}) != len(found) or len(found) < 2: raise error
+    intervals = {row[by]: [*map(float, row[names[0]].split(" (n")[0].split(" ± "))] for row in found}
+    top = sum(min(intervals.values()))
+    *more, last = near = [name for name, (mean, half) in intervals.items() if mean - half <= top]
+    return "undecided" if len(near) == len(intervals) else f"{', '.join(more)} or {last}" if more else last
+
+
 def filled(text: str, reports: Path) -> str:
-    "`text` with every quoted number as its table has it now."
-    return QUOTED.sub(lambda m: f"{cell_of(*m.groups()[1:], reports)}<!-- {m[2]} [{m[3]}] {m[4]} -->", text)
+    "`text` with every quoted number and every choice as its table has it now."
+    text = QUOTED.sub(lambda m: f"{cell_of(*m.groups()[1:], reports)}<!-- {m[2]} [{m[3]}] {m[4]} -->", text)
+    return CHOSEN.sub(lambda m: f"**{least(*m.groups()[1:], reports)}**<!-- least {m[2]} [{m[3]}] {m[4]} {m[5]} -->", text)
+
+
+def refresh(path: Path, reports: Path) -> None:
+    "Bring the map of the notebooks and every quotation in the notebook `path` up to date."
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if source.startswith(MARK): source = notebook_map(path.parent)
+        if cell["cell_type"] == "markdown": source = filled(source, reports)
+        cell["source"] = source.splitlines(keepends=True)
+    path.write_text(json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 # What follows makes reports/README.md. `place` is a folder of evidence, one with an index.json, as it is called from reports/.
@@ -216,13 +251,6 @@ def reports_page(reports: Path) -> str:
 
 
 if __name__ == "__main__":
-    index = ROOT/"nbs"/"index.ipynb"
-    notebook = json.loads(index.read_text())
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if source.startswith("<!-- map of the notebooks"): source = notebook_map(index.parent)
-        if cell["cell_type"] == "markdown": source = filled(source, ROOT/"reports")
-        cell["source"] = source.splitlines(keepends=True)
-    index.write_text(json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    (ROOT/"README.md").write_text(render(index))
+    for page in PAGES: refresh(ROOT/"nbs"/f"{page}.ipynb", ROOT/"reports")
+    (ROOT/"README.md").write_text(render(ROOT/"nbs"/"index.ipynb"))
     (ROOT/"reports"/"README.md").write_text(reports_page(ROOT/"reports"))

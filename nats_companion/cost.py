@@ -7,10 +7,10 @@ __all__ = ['MANY', 'GENERATOR', 'GAME', 'FIELDS', 'ONE', 'FLOPS_PER_SECOND', 'TR
            'key', 'pool_of', 'one_discriminator', 'one_term', 'one_update', 'one_push', 'one_fit', 'one_evaluation',
            'one_start', 'one_first', 'now', 'timed', 'forward_flops', 'sample_shape', 'flops', 'estimate_seconds',
            'seconds_of', 'affordable', 'threads_of_runs', 'thread_count', 'measure', 'probe', 'middle', 'one_nest',
-           'priced', 'machine', 'read_speeds', 'write_speeds', 'grown', 'Speeds', 'learn', 'burning', 'heaviest',
-           'calibrate']
+           'priced', 'of_step', 'shared', 'machine', 'read_speeds', 'write_speeds', 'grown', 'Speeds', 'learn',
+           'burning', 'heaviest', 'calibrate']
 
-# %% ../nbs/11_cost.ipynb #ea23777d
+# %% ../nbs/11_cost.ipynb #3e3e11fd
 import contextlib, copy, dataclasses, functools, json, math, os, statistics, subprocess, sys
 import tempfile, time, warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -184,11 +184,12 @@ def forward_flops(network: str, shape: tuple[int, ...], latent: int, width: int,
             found.append(counter.get_total_flops()//2)
     return tuple(found)
 
-# %% ../nbs/11_cost.ipynb #310a34a3
+# %% ../nbs/11_cost.ipynb #7627b11c
 @functools.cache
 def sample_shape(dataset: str, size: int) -> tuple[int, ...]:
-    "Shape of one sample of `dataset` at `size`."
-    return tuple(data.load(dataset, size=size or None).shape)
+    "Shape of one sample of `dataset` at `size`; of Fashion-MNIST every copy has the same."
+    at_hand = "fashion-mnist-compact" if dataset.startswith("fashion-mnist") else dataset
+    return tuple(data.load(at_hand, size=size or None).shape)
 
 def flops(config: Config) -> dict[str, float]:
     """Floating point operations of one call of each kind, about: a backward pass counts twice its
@@ -282,6 +283,20 @@ def priced(configs: Iterable[Config], rounds: int = 5, progress: bool = True, de
         found = [timed(calls, device) for _ in bar]
     return {name: middle([seconds[name]/steps for seconds in found])
             for name, (_, steps) in works.items()}
+
+# %% ../nbs/11_cost.ipynb #65d65123
+def of_step(config: Config) -> tuple[tuple[str, float], ...]:
+    "The calls that a discriminator step of `config` consists of, and how many of each."
+    n = counts(config)
+    calls = [call for call in n if call not in ("start", "sample", "brief", "full")]
+    return tuple(sorted((key(call, config), n[call]/n["discriminator"]) for call in calls))
+
+def shared(prices: dict, configs: Iterable[Config]) -> dict[str, tuple[float, float]]:
+    "`prices` of `configs`, one for all whose steps consist of the same calls: the mean of theirs."
+    kinds = {c.key: of_step(c) for c in configs}
+    same = {kind: [prices[k] for k, other in kinds.items() if other == kind]
+            for kind in set(kinds.values())}
+    return {k: tuple(map(statistics.fmean, zip(*same[kind]))) for k, kind in kinds.items()}
 
 # %% ../nbs/11_cost.ipynb #00b53f90
 def machine(device: str = "cpu") -> str:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_WAY', 'READINGS', 'descent', 'check_loss', 'weighted_losses', 'accumulate', 'sequential', 'flow', 'in_parts',
-           'joined', 'Nest', 'check_nest', 'check_weights']
+           'watched', 'joined', 'Nest', 'check_nest', 'check_weights']
 
-# %% ../nbs/07_nest.ipynb #c72837ca
+# %% ../nbs/07_nest.ipynb #345d66bf
 import contextlib, functools, itertools, math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from .annealing import Adaptive
 from .cfg import (NOTHING_TRAINS, as_tuple, check_samples, rows, split, stage,
                                 take_step)
 from .core import check_choice, check_count, check_positive
@@ -67,13 +68,14 @@ def sequential(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
     for term in weighted_losses(nest, discriminator_step, generator_loss): nest.take(term)
     return nest.seen()
 
-# %% ../nbs/07_nest.ipynb #2f5b2f2a
+# %% ../nbs/07_nest.ipynb #f1dff213
 def flow(nest: "Nest", discriminator_step, generator_loss) -> Tensor:
     """A pool of samples moves along -η w_m ∇ₓ ℓ_G(D_m(x)) (N.7, N.8), then the generator regresses
     onto it (N.5)."""
     field = in_parts(nest.tried(descent(generator_loss)), nest.push or nest.batch)
+    field = watched(nest.weights, field)
     return stage(nest.generator, nest.optimizer, nest.draw(nest.pool), discriminator_step, field,
-                 weights=nest.weights, eta=nest.eta, batch=nest.batch, updates=nest.updates,
+                 weights=list(nest.weights), eta=nest.eta, batch=nest.batch, updates=nest.updates,
                  epochs=nest.epochs, micro_batches=nest.micro_batches, take=nest.take,
                  rng=nest.rng).fit
 
@@ -82,6 +84,10 @@ def in_parts(field: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
     def whole(*pool):
         return joined([field(*part) for part in split(pool, size)])
     return whole
+
+def watched(weights: Sequence[float], field: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    "The same field, whose values weights that follow what a nest meets (`Adaptive`) are told of."
+    return weights.watch(field) if isinstance(weights, Adaptive) else field
 
 def joined(parts: list[Tensor]) -> Tensor:
     "All rows of `parts`; one part is not copied."
@@ -209,7 +215,7 @@ def take(self: Nest, losses: Iterable[Tensor]) -> None:
         raise ValueError("update did not go through all losses it was given; "
                          "write `for loss in losses: loss.backward()` in it.")
 
-# %% ../nbs/07_nest.ipynb #7f28b58b
+# %% ../nbs/07_nest.ipynb #af6a4bed
 def check_nest(nest: Nest) -> None:
     "Refuse what cannot work, with a `ValueError` that says what was given, and what to give."
     check_choice("reading", nest.reading, READINGS)
@@ -220,14 +226,20 @@ def check_nest(nest: Nest) -> None:
     if nest.reading == "flow" and nest.pool < nest.batch:
         raise ValueError(f"pool={nest.pool} is smaller than batch={nest.batch}; 'flow' draws its "
                          "minibatches from the pool, so raise pool or lower batch.")
+    if nest.reading != "flow" and isinstance(nest.weights, Adaptive):
+        raise ValueError(f"reading={nest.reading!r} does not suit adaptive weights, which follow the "
+                         "gradients that a pool of samples meets; use reading='flow', or weights of "
+                         "a schedule such as annealing.geometric(15).")
     if nest.rng is not None and not (isinstance(nest.rng, torch.Generator)
                                      and nest.rng.device.type == "cpu"):
         raise ValueError(f"rng={nest.rng!r} is not allowed; give a torch.Generator of the CPU, such "
                          "as torch.Generator().manual_seed(0), or None.")
     _check_trained(nest)
 
-def check_weights(weights: Iterable[float]) -> list[float]:
-    "The numbers w_1 .. w_{N_d}, each >= 0 and not all 0; anything else is a `ValueError`."
+def check_weights(weights: Iterable[float]) -> Sequence[float]:
+    """The numbers w_1 .. w_{N_d}, each >= 0 and not all 0, or weights that choose themselves as they
+    are; anything else is a `ValueError`."""
+    if isinstance(weights, Adaptive): return weights
     try: numbers = [] if isinstance(weights, str) else [float(w) for w in weights]
     except TypeError: numbers = []
     if not numbers or not min(numbers) >= 0 or not 0 < sum(numbers) < float("inf"):

@@ -67,34 +67,42 @@ def _levels(size: int, channels: int) -> int:
     check_choice("channels", channels, [1, 3])
     return int(math.log2(size)) - 2
 
-# %% ../nbs/02_networks.ipynb #dde1f0f7
+# %% ../nbs/02_networks.ipynb #2dfedcf8
+def _maps(size: int, channels: int) -> tuple[int, int]:
+    "Pixels a side of a DCGAN's smallest map, and how often it doubles until it has `size`."
+    check_choice("size", size, [8, 14, 16, 28, 32, 64, 128])
+    check_choice("channels", channels, [1, 3])
+    side = 4 if size%7 else 7
+    return side, int(math.log2(size//side))
+
+# %% ../nbs/02_networks.ipynb #060e17b4
 class DCGANGenerator(nn.Module):
     """z (B, latent) -> images (B, channels, size, size) in [-1, 1]; `width` channels in the widest
     map, doubling towards the smallest."""
     def __init__(self, size: int, channels: int, latent: int = 100, width: int = 32):
         super().__init__()
-        levels = _levels(size, channels)
+        side, levels = _maps(size, channels)
         self.shape, self.latent = (channels, size, size), check_count("latent", latent)
         check_count("width", width)
         widths = [width * 2**l for l in range(levels)][::-1]              # 64 pixels: 8w, 4w, 2w, w
-        def block(i, o, stride, padding):
-            layer = nn.ConvTranspose2d(i, o, 4, stride, padding, bias=False)
-            return [_layer(layer, std=0.02), nn.BatchNorm2d(o), nn.ReLU(True)]
-        blocks = block(latent, widths[0], 1, 0)                           # 1x1 -> 4x4
-        for i, o in zip(widths, widths[1:]): blocks += block(i, o, 2, 1)  # sides double
+        def block(*layer):
+            convolution = _layer(nn.ConvTranspose2d(*layer, bias=False), std=0.02)
+            return [convolution, nn.BatchNorm2d(layer[1]), nn.ReLU(True)]
+        blocks = block(latent, widths[0], side, 1, 0)                     # 1x1 -> 4x4, or 7x7
+        for i, o in zip(widths, widths[1:]): blocks += block(i, o, 4, 2, 1)  # sides double
         last = _layer(nn.ConvTranspose2d(width, channels, 4, 2, 1), std=0.02)
         self.net = nn.Sequential(*blocks, last, nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net(z[:, :, None, None])              # (B, latent, 1, 1) -> (B, C, size, size)
 
-# %% ../nbs/02_networks.ipynb #ea731daf
+# %% ../nbs/02_networks.ipynb #b2249e1e
 NORMS = dict(none=lambda width: [], batch=lambda width: [nn.BatchNorm2d(width)])
 
 def _convolutions(size: int, channels: int, width: int, spectral_norm: bool,
                   norm: str = "none") -> tuple[list[nn.Module], int]:
-    "The layers from images (B, channels, size, size) to maps (B, C, 4, 4), and C."
-    levels, norms = _levels(size, channels), NORMS[check_choice("norm", norm, NORMS)]
+    "The layers from images (B, channels, size, size) to maps (B, C, 4, 4), or 7x7, and C."
+    (_, levels), norms = _maps(size, channels), NORMS[check_choice("norm", norm, NORMS)]
     check_count("width", width)
     widths = [channels] + [width * 2**l for l in range(levels)]     # 64 pixels: C, w, 2w, 4w, 8w
     layers = []
@@ -104,7 +112,7 @@ def _convolutions(size: int, channels: int, width: int, spectral_norm: bool,
         layers.append(nn.LeakyReLU(0.2))
     return layers, widths[-1]
 
-# %% ../nbs/02_networks.ipynb #61a41baa
+# %% ../nbs/02_networks.ipynb #5d12086e
 class DCGANDiscriminator(nn.Module):
     """images (B, channels, size, size) -> logits (B,); `norm` is 'none' or 'batch' (between the
     first and the last layer)."""
@@ -113,7 +121,8 @@ class DCGANDiscriminator(nn.Module):
         super().__init__()
         self.shape = (channels, size, size)
         layers, features = _convolutions(size, channels, width, spectral_norm, norm)
-        last = _layer(nn.Conv2d(features, 1, 4, 1, 0), spectral_norm, std=0.02)   # 4x4 -> 1x1
+        side, _ = _maps(size, channels)
+        last = _layer(nn.Conv2d(features, 1, side, 1, 0), spectral_norm, std=0.02)  # 4x4 -> 1x1
         self.net = nn.Sequential(*layers, last)
 
     def forward(self, x: Tensor) -> Tensor: return self.net(x).flatten()  # (B, 1, 1, 1) -> (B,)
@@ -146,15 +155,16 @@ class MLPRelation(RelationDiscriminator):
         relate = nn.Sequential(*joined, _layer(nn.Linear(width, 1), spectral_norm))
         super().__init__(shape, nn.Sequential(nn.Flatten(), *apart), relate)
 
-# %% ../nbs/02_networks.ipynb #bd52c1c6
+# %% ../nbs/02_networks.ipynb #c17411dd
 class DCGANRelation(RelationDiscriminator):
     """Pairs of images (B, channels, size, size): the convolutions of a DCGAN, and a 3x3 convolution
     over both maps."""
     def __init__(self, size: int, channels: int, width: int = 32, spectral_norm: bool = False):
         layers, features = _convolutions(size, channels, width, spectral_norm)
         conv = lambda *args: _layer(nn.Conv2d(*args), spectral_norm, std=0.02)
+        side, _ = _maps(size, channels)
         relate = nn.Sequential(conv(2*features, features, 3, 1, 1), nn.LeakyReLU(0.2),
-                               conv(features, 1, 4, 1, 0))
+                               conv(features, 1, side, 1, 0))
         super().__init__((channels, size, size), nn.Sequential(*layers), relate)
 
 # %% ../nbs/02_networks.ipynb #6373afb8

@@ -148,12 +148,12 @@ def load_runs(out) -> pd.DataFrame:
     raise ValueError(f"{out} holds no finished runs; "
                      f"make them with: nats-companion reproduce --out {out}")
 
-# %% ../nbs/15_runs.ipynb #1eb80e90
+# %% ../nbs/15_runs.ipynb #2404b607
 def config_of(row) -> Config:
     "The configuration of one row of `load_runs`, be it read from JSON or from a CSV file."
     def read(field, value):
+        if pd.isna(value): return field.default  # an empty text, or a field that came later
         if field.type is bool: return str(value) == "True"
-        if field.type is str: return "" if pd.isna(value) else str(value)
         return field.type(float(value)) if field.type is int else field.type(value)
     fields = Config.__dataclass_fields__.values()
     return Config(**{field.name: read(field, row[field.name])

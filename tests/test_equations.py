@@ -4,7 +4,7 @@ import re
 import pytest
 from conftest import NBS, cells, notebooks
 
-TAGS = [f"{section}.{k}" for section, count in (("N", 8), ("F", 3), ("C", 6)) for k in range(1, count + 1)]
+TAGS = [f"{section}.{k}" for section, count in (("N", 8), ("F", 3), ("C", 6), ("W", 4)) for k in range(1, count + 1)]
 LIBRARY = [p for p in notebooks() if p.parent in (NBS, NBS/"theory")]
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import NBS, ROOT, readme_tool
 
-README, INDEX = ROOT/"README.md", NBS/"index.ipynb"
+README, INDEX, DECIDE = ROOT/"README.md", NBS/"index.ipynb", NBS/"decide.ipynb"
 readme = readme_tool()
 
 
@@ -41,31 +41,63 @@ def test_first_words_say_what_it_is():
     assert (ROOT/"reports"/"cpu"/"figures").is_dir() and re.search(r"!\[[^\]]+\]\(reports/cpu/figures/\w+\.png\)", README.read_text())
 
 
-def test_every_number_with_an_interval_names_its_cell_and_is_that_cell():
+@pytest.mark.parametrize("page, least", [(INDEX, 40), (DECIDE, 60)], ids=lambda p: getattr(p, "stem", ""))
+def test_every_number_with_an_interval_names_its_cell_and_is_that_cell(page, least):
     "A quotation is `value<!-- table [row] column -->`; the value is computed from the table by `make readme`."
-    text = INDEX.read_text()
+    text = page.read_text()
     assert readme.filled(text, ROOT/"reports") == text, "run `make readme`: a table says something else by now"
-    bare = re.findall(r"[+−-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?(?!<!-- )(?![\d.])", README.read_text())
+    bare = re.findall(r"[+−-]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?(?!<!-- )(?![\d.])", text if page == DECIDE else README.read_text())
     assert not bare, f"{bare} do not say which cell of which table they are"
-    assert len(readme.QUOTED.findall(text)) >= 40
+    assert len(readme.QUOTED.findall(text)) >= least
 
 
-def test_a_swapped_row_or_sign_is_seen(tmp_path):
-    shutil.copytree(ROOT/"reports"/"cpu"/"tables", tmp_path/"cpu"/"tables")
-    shutil.copytree(ROOT/"reports"/"gpu"/"tables", tmp_path/"gpu"/"tables")
-    text = INDEX.read_text()
-    assert readme.filled(text, tmp_path) == text
-    def spoilt(name, spoil):
-        path = tmp_path/"cpu"/"tables"/f"{name}.csv"
+@pytest.fixture
+def spoilt(tmp_path):
+    "A function of a page, a table and what spoils it: whether the page would then be filled otherwise."
+    for scale in ("cpu", "gpu"): shutil.copytree(ROOT/"reports"/scale/"tables", tmp_path/scale/"tables")
+    shutil.copytree(ROOT/"reports"/"tuning", tmp_path/"tuning")
+    def seen(page, table, spoil):
+        path, text = tmp_path/"cpu"/"tables"/f"{table}.csv", page.read_text()
         before = path.read_text()
+        assert readme.filled(text, tmp_path) == text
         path.write_text(spoil(before))
-        seen = readme.filled(text, tmp_path) != text
+        other = readme.filled(text, tmp_path)
         path.write_text(before)
-        return seen
-    def swap(a, b): return lambda s: s.replace(a, "\0").replace(b, a).replace("\0", b)
-    assert spoilt("tab_schemes", swap("NTS flow,", "NATS flow,"))
-    assert spoilt("tab_networks", swap(",CTS,", ",NTS,"))
-    assert spoilt("tab_networks_verdicts", lambda s: s.replace("MLP: NTS,MLP: CTS,-", "MLP: NTS,MLP: CTS,"))
-    assert not spoilt("tab_schemes", lambda s: s)
+        return other != text and other
+    return seen
+
+
+def swap(a, b): return lambda s: s.replace(a, "\0").replace(b, a).replace("\0", b)
+
+
+def test_a_swapped_row_or_sign_is_seen(spoilt, tmp_path):
+    assert spoilt(INDEX, "tab_schemes", swap("NTS flow,", "NATS flow,"))
+    assert spoilt(INDEX, "tab_networks", swap(",CTS,", ",NTS,"))
+    assert spoilt(INDEX, "tab_networks_verdicts", lambda s: s.replace("MLP: NTS,MLP: CTS,-", "MLP: NTS,MLP: CTS,"))
+    assert not spoilt(INDEX, "tab_schemes", lambda s: s)
     with pytest.raises(ValueError, match="names 0 rows"): readme.cell_of("tab_schemes", "row=NOTS", "FD", tmp_path)
     with pytest.raises(ValueError, match="names 1 rows and the columns \\[\\]"): readme.cell_of("tab_schemes", "row=CTS", "FID", tmp_path)
+
+
+def test_the_decision_page_follows_its_tables(spoilt):
+    swapped = spoilt(DECIDE, "tab_networks", swap(",CTS,", ",NTS,"))
+    assert "**CTS or NATS**<!-- least tab_networks [networks=MLP] " in swapped and "**CTS or NATS**" not in DECIDE.read_text()
+    assert spoilt(DECIDE, "tab_datasets", swap(",CTS,", ",NTS,")) and spoilt(DECIDE, "fig5", swap("\nCTS,", "\nNTS,"))
+    for recipe in ("mimicry", "biggan", "r3gan", "stability", "accelerate"): assert spoilt(DECIDE, recipe, swap("\nCTS,", "\nNTS flow,")), recipe
+    assert spoilt(DECIDE, "cfg", swap("\nCTS,", "\nNTS -D,")) and spoilt(DECIDE, "tab_nd", swap(",NTS,", ",NATS,"))
+    assert spoilt(DECIDE, "tab_losses", swap(",CTS,", ",NATS,")) and spoilt(DECIDE, "tab_presets", swap(",NTS,", ",NATS,"))
+    assert spoilt(DECIDE, "tab_presets_settings", swap(",CTS,", ",NTS,")) and not spoilt(DECIDE, "tab_networks", lambda s: s)
+
+
+def test_a_choice_names_those_that_reach_the_least(tmp_path):
+    path = tmp_path/"cpu"/"tables"/"t.csv"
+    path.parent.mkdir(parents=True)
+    def chosen(*cells, where="", by="row"):
+        path.write_text("row,kind,FD\n" + "".join(f"{name},k,{cell} (n = 5)\n" for name, cell in zip("abcd", cells)))
+        return readme.least("t", where, by, "FD", tmp_path)
+    assert chosen("5 ± 1", "9 ± 1", "8 ± 1") == "a" and chosen("5 ± 2", "9 ± 1", "7.5 ± 1") == "a or c"
+    assert chosen("5 ± 2", "8 ± 1", "7.5 ± 1", "20 ± 1") == "a, b or c"
+    assert chosen("5 ± 2", "8 ± 1") == "undecided" and chosen("5 ± 2", "9 ± 1", "8 ± 2", where="row=b or c") == "undecided"
+    assert chosen("5 ± 1", "5 ± 0.1", "6.5 ± 0.7") == "a or b"
+    with pytest.raises(ValueError, match="names 1 rows"): chosen("5 ± 1", "9 ± 1", where="row=a")
+    with pytest.raises(ValueError, match="names 2 rows"): chosen("5 ± 1", "9 ± 1", by="kind")
