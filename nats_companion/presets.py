@@ -19,8 +19,8 @@ from . import core, data
 from .runs import config_of, load_runs, measured_today
 from .training import SCHEMES, Config
 
-# %% ../nbs/28_presets.ipynb #0d6a20fe
-SHORT = 3000  # discriminator steps: the largest budget of the trials behind the presets
+# %% ../nbs/28_presets.ipynb #caafdc52
+SHORT = 4500  # discriminator steps: the largest budget behind a preset, that of points
 
 class Preset(NamedTuple):
     "How a scheme trains a family of networks at a short budget; 0 is what its reading does not use."
@@ -33,26 +33,29 @@ class Preset(NamedTuple):
     epochs: int = 0
     edge: tuple = ()  # fields whose value is the least or the largest that was tried
 
-# %% ../nbs/28_presets.ipynb #c18cceb6
+# %% ../nbs/28_presets.ipynb #b2450999
 PRESETS = {
-    ("mlp", False): {
-        "CTS": Preset("sequential", 1, 5e-3, 1e-3, edge=("lr_d",)),
-        "CTS-5": Preset("sequential", 5, 2e-3, 2e-3, edge=("lr_g",)),
-        "NTS": Preset("flow", 15, 2e-3, 2e-3, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta")),
-        "NATS": Preset("flow", 15, 2e-3, 2e-3, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta"))},
-    ("mlp", True): {
-        "CTS": Preset("sequential", 1, 1e-3, 2e-4, edge=("lr_g",)),
-        "CTS-5": Preset("sequential", 5, 2e-3, 2e-3, edge=("lr_d",)),
-        "NTS": Preset("flow", 15, 2e-3, 2e-3, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta")),
-        "NATS": Preset("flow", 15, 2e-3, 2e-3, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta"))},
-    ("dcgan", True): {
-        "CTS": Preset("sequential", 1, 1e-3, 1e-3),
-        "NTS": Preset("flow", 15, 5e-3, 5e-3, 2.0, 320, 3, edge=("lr_d", "lr_g")),
-        "NATS": Preset("flow", 15, 5e-3, 5e-3, 2.0, 320, 3, edge=("lr_d", "lr_g"))},
     ("biggan", True): {
-        "CTS": Preset("sequential", 1, 1e-3, 2e-4, edge=("lr_g",)),
-        "NTS": Preset("flow", 15, 2e-3, 2e-3, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta")),
-        "NATS": Preset("flow", 15, 2e-3, 2e-3, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta"))}}
+        "CTS": Preset("sequential", 1, 0.001, 0.0002, edge=("lr_g",)),
+        "NTS": Preset("flow", 15, 0.002, 0.002, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta")),
+        "NATS": Preset("flow", 15, 0.002, 0.002, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta"))},
+    ("dcgan", True): {
+        "CTS": Preset("sequential", 1, 0.001, 0.001, edge=()),
+        "NTS": Preset("flow", 15, 0.005, 0.005, 2, 320, 3, edge=("lr_d", "lr_g")),
+        "NATS": Preset("flow", 15, 0.005, 0.005, 2, 320, 3, edge=("lr_d", "lr_g"))},
+    ("mlp", False): {
+        "CTS": Preset("sequential", 1, 0.005, 0.001, edge=("lr_d",)),
+        "CTS-5": Preset("sequential", 5, 0.002, 0.002, edge=("lr_g",)),
+        "NTS": Preset("flow", 15, 0.005, 0.005, 0.2, 320, 3, edge=()),
+        "NATS": Preset("flow", 15, 0.005, 0.005, 0.2, 320, 3, edge=())},
+    ("mlp", True): {
+        "CTS": Preset("sequential", 1, 0.001, 0.0002, edge=("lr_g",)),
+        "CTS-5": Preset("sequential", 5, 0.002, 0.002, edge=("lr_d",)),
+        "NTS": Preset("flow", 15, 0.002, 0.002, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta")),
+        "NATS": Preset("flow", 15, 0.002, 0.002, 0.5, 320, 3, edge=("lr_d", "lr_g", "eta"))},
+    ("points", False): {
+        "NTS": Preset("flow", 15, 0.0005, 0.0005, 0.01, 640, 10, edge=()),
+        "NATS": Preset("flow", 15, 0.001, 0.001, 0.05, 640, 10, edge=())}}
 
 # %% ../nbs/28_presets.ipynb #dfd62c87
 def preset(network: str, scheme: str, spectral_norm: bool = True) -> dict:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CALIBRATED', 'Work', 'decide', 'inputs_digest', 'is_current', 'Left', 'left', 'price_of', 'describe', 'jobs_of',
            'chunk_job', 'item_job', 'unusual', 'failed_runs', 'again', 'failed_item', 'failures_of', 'halted',
-           'refusals', 'enter', 'close', 'conclusion', 'alone', 'settle_old', 'worth', 'seconds_done', 'sharing',
-           'fitted_speeds', 'shows', 'booked', 'reproduce']
+           'refusals', 'enter', 'close', 'conclusion', 'alone', 'settle_old', 'take_recorded', 'worth', 'seconds_done',
+           'sharing', 'fitted_speeds', 'shows', 'booked', 'reproduce']
 
 # %% ../nbs/23_repro.ipynb #756eca05
 import contextlib, dataclasses, hashlib, json, shlex, time
@@ -313,7 +313,7 @@ def alone(out):
     try: yield
     finally: lock.release()
 
-# %% ../nbs/23_repro.ipynb #e18f9990
+# %% ../nbs/23_repro.ipynb #799fe8d3
 def settle_old(work: Work) -> None:
     """Ask today's code about the runs that other code made, and set aside those
     it would make otherwise."""
@@ -322,6 +322,14 @@ def settle_old(work: Work) -> None:
     for key in work.configs:
         if state_of(key, work.out, record) == "stale": set_aside(key, work.out)
         (run_folder(key, work.out)/"error.txt").unlink(missing_ok=True)
+
+def take_recorded(work: Work) -> None:
+    "Put the committed runs that `work` needs in its folder, and ask whether today's code does the same."
+    with alone(work.out):
+        recall(work.configs.values(), work.out, reports(work.scale))
+        record = record_of(work.out)
+        ask(record, [c for key, c in work.configs.items()
+                     if state_of(key, work.out, record) == "open"])
 
 def worth(todo: Left, work: Work, speeds: "cost.Speeds") -> dict[str, float]:
     "Key of each run and name of each item in `todo` -> the seconds that it is predicted to take."
@@ -368,7 +376,7 @@ def booked(job: Job, report: Report, work: Work, bar: Progress) -> dict[str, str
         bar.say(why if name == job.name else f"run {name} failed: {why} (log: {shown(job.log)})")
     return found
 
-# %% ../nbs/23_repro.ipynb #5f3db6f3
+# %% ../nbs/23_repro.ipynb #3aa23c41
 def reproduce(items=None,               # names of items or shelves, or all; None: headline set
               scale: str = "cpu",       # smoke, cpu, gpu or paper
               seeds: int | None = None, # number of seeds; None: as the scale says
@@ -390,7 +398,7 @@ def reproduce(items=None,               # names of items or shelves, or all; Non
     and return the index; its `failed` lists what went wrong."""
     work = decide(items, scale, seeds, out, device, jobs, parameters, force, notebooks, profile)
     began = time.monotonic()
-    if recorded and not dry_run: recall(work.configs.values(), work.out, reports(scale))
+    if recorded and not dry_run: take_recorded(work)
     speeds = fitted_speeds(work)                      # what this machine does, now
     print(describe(work, left(work, speeds), speeds), flush=True)
     if dry_run: return read_index(work.out)

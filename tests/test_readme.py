@@ -55,6 +55,7 @@ def test_every_number_with_an_interval_names_its_cell_and_is_that_cell(page, lea
 def spoilt(tmp_path):
     "A function of a page, a table and what spoils it: whether the page would then be filled otherwise."
     for scale in ("cpu", "gpu"): shutil.copytree(ROOT/"reports"/scale/"tables", tmp_path/scale/"tables")
+    shutil.copytree(ROOT/"reports"/"tuning", tmp_path/"tuning")
     def seen(page, table, spoil):
         path, text = tmp_path/"cpu"/"tables"/f"{table}.csv", page.read_text()
         before = path.read_text()
