@@ -19,8 +19,8 @@ from . import core, data
 from .runs import config_of, load_runs, measured_today
 from .training import SCHEMES, Config
 
-# %% ../nbs/28_presets.ipynb #f4a50d7d
-SHORT = 4500  # discriminator steps: the largest budget of the trials behind the presets (points)
+# %% ../nbs/28_presets.ipynb #caafdc52
+SHORT = 4500  # discriminator steps: the largest budget behind a preset, that of points
 
 class Preset(NamedTuple):
     "How a scheme trains a family of networks at a short budget; 0 is what its reading does not use."
