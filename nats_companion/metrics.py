@@ -592,9 +592,10 @@ def evaluate_stacks(batches: Iterable[torch.Tensor], reference: Reference,
     distance = frechet(statistics(features.flatten(1)), reference.statistics)
     return [*mode_scores(features, logits, reference.ballot), distance]
 
-# %% ../nbs/08_metrics.ipynb #03bd67ee
+# %% ../nbs/08_metrics.ipynb #bba95a93
 def metric_names(reference: Reference) -> list[str]:
     "The keys of what `evaluate` returns for this reference, in order."
+    if reference.ballot is not None: return stacked_names(reference.extractor)
     if reference.mixture is not None:
         return ["cell_divergence", "mode_divergence", "modes_covered", "high_quality_fraction",
                 "mean_log_density"]
@@ -648,18 +649,18 @@ def checked(x: torch.Tensor | Iterable[torch.Tensor], shape: tuple[int, ...],
         raise ValueError("x yields no samples; "
                          "an iterator can be read only once, so give a fresh one.")
 
-# %% ../nbs/08_metrics.ipynb #e7cd72d2
+# %% ../nbs/08_metrics.ipynb #ea4b6a78
 def evaluate(x: torch.Tensor | Iterable[torch.Tensor], reference: Reference, brief: bool = False,
              pairs: int = 2000, k: int = 5, batch: int = 500) -> dict[str, float]:
-    """Samples `x` against `reference`: a flat dictionary, keys as `metric_names`, or as
-    `stacked_names` for stacks; all NaN where `x` holds NaN or infinity (a run that diverged).
+    """Samples `x` against `reference`: a flat dictionary, keys as `metric_names`;
+    all NaN where `x` holds NaN or infinity (a run that diverged).
 
     `x` is a tensor (n,*shape) or an iterable of batches (b,*shape), of which no more than two are
     held: both give the same numbers, to the last bit if b = `batch`.
     `brief` gives `reference.label` alone, at about a third of the time and without holding
     features: for the points of a training curve."""
     stacked, pictures = reference.ballot is not None, reference.mixture is None
-    names = stacked_names(reference.extractor) if stacked else metric_names(reference)
+    names = metric_names(reference)
     batches = checked(x, reference.shape, batch)
     def measured() -> list[float]:
         if stacked: return evaluate_stacks(batches, reference, batch)

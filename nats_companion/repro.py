@@ -376,7 +376,7 @@ def booked(job: Job, report: Report, work: Work, bar: Progress) -> dict[str, str
         bar.say(why if name == job.name else f"run {name} failed: {why} (log: {shown(job.log)})")
     return found
 
-# %% ../nbs/23_repro.ipynb #3aa23c41
+# %% ../nbs/23_repro.ipynb #9c5806ff
 def reproduce(items=None,               # names of items or shelves, or all; None: headline set
               scale: str = "cpu",       # smoke, cpu, gpu or paper
               seeds: int | None = None, # number of seeds; None: as the scale says
@@ -396,9 +396,12 @@ def reproduce(items=None,               # names of items or shelves, or all; Non
               progress: bool = True) -> dict:
     """Train the runs that `items` need and are not there yet, execute the items' notebooks,
     and return the index; its `failed` lists what went wrong."""
+    if recorded and dry_run:
+        raise ValueError("recorded runs are put into the folder of results before anything can be "
+                         "said of what is left, and a dry run writes nothing; leave one of the two out.")
     work = decide(items, scale, seeds, out, device, jobs, parameters, force, notebooks, profile)
     began = time.monotonic()
-    if recorded and not dry_run: take_recorded(work)
+    if recorded: take_recorded(work)
     speeds = fitted_speeds(work)                      # what this machine does, now
     print(describe(work, left(work, speeds), speeds), flush=True)
     if dry_run: return read_index(work.out)

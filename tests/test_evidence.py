@@ -19,7 +19,7 @@ ITEMS = items.find_items()
 MORE = {"tab_datasets": {"datasets": [*ITEMS["tab_datasets"].parameters["datasets"], "cifar10"]}}                         # left out by default: its files do not come with the clone
 MEASURED = [name for name in ITEMS if name in INDEX["items"]]
 PAPER = [name for name in MEASURED if ITEMS[name].path.parent == NBS/"paper"]
-RECORDS = [OUT, ROOT/"reports"/"gpu", ROOT/"reports"/"tuning"/"dcgan"]  # the runs whose code left fingerprints
+RECORDS = [OUT, ROOT/"reports"/"gpu", *sorted(path.parent for path in (ROOT/"reports"/"tuning").glob("*/fingerprints.json"))]  # the runs whose code left fingerprints
 
 
 def test_six_figures_and_thirteen_tables():
