@@ -145,7 +145,8 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
 # %% ../nbs/00_core.ipynb #2643f894
-RUN_MODULES = ("core", "data", "networks", "losses", "regularisers", "annealing", "cfg", "nest",
+RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "networks", "losses",
+               "regularisers", "annealing", "cfg", "nest",
                "training", "metrics")  # what a training run depends on
 
 def skeleton(node) -> list | str:
@@ -172,7 +173,7 @@ def code_digest(*modules: str) -> str:
     "12 hex digits that change when the code of `modules` changes (none given: the whole package)."
     in_notebook = "__file__" not in globals()
     here = project_root()/"nats_companion" if in_notebook else Path(__file__).resolve().parent
-    paths = [here/f"{m}.py" for m in modules]
+    paths = [here/f"{m.replace('.', '/')}.py" for m in modules]
     paths = paths or sorted(p for p in here.rglob("*.py") if p.name != "_modidx.py")
     def read(path): return strip_prose(path.read_text(encoding="utf-8")) if path.exists() else ""
     text = json.dumps([[p.stem, read(p)] for p in paths])
