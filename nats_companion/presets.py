@@ -33,7 +33,7 @@ class Preset(NamedTuple):
     epochs: int = 0
     edge: tuple = ()  # fields whose value is the least or the largest that was tried
 
-# %% ../nbs/28_presets.ipynb #b2450999
+# %% ../nbs/28_presets.ipynb #2719c7d4
 PRESETS = {
     ("biggan", True): {
         "CTS": Preset("sequential", 1, 0.001, 0.0002, edge=("lr_g",)),
@@ -46,8 +46,8 @@ PRESETS = {
     ("mlp", False): {
         "CTS": Preset("sequential", 1, 0.005, 0.001, edge=("lr_d",)),
         "CTS-5": Preset("sequential", 5, 0.002, 0.002, edge=("lr_g",)),
-        "NTS": Preset("flow", 15, 0.005, 0.005, 0.2, 320, 3, edge=()),
-        "NATS": Preset("flow", 15, 0.005, 0.005, 0.2, 320, 3, edge=())},
+        "NTS": Preset("flow", 15, 0.005, 0.005, 0.5, 320, 3, edge=()),
+        "NATS": Preset("flow", 15, 0.005, 0.005, 0.5, 320, 3, edge=())},
     ("mlp", True): {
         "CTS": Preset("sequential", 1, 0.001, 0.0002, edge=("lr_g",)),
         "CTS-5": Preset("sequential", 5, 0.002, 0.002, edge=("lr_d",)),

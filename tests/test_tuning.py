@@ -24,8 +24,31 @@ def by_scheme(record: str, loss: str = "") -> dict[str, dict]:
 def given(item: str) -> dict: return ITEMS[item].parameters
 
 
-def test_schemes():
-    assert given("tab_schemes")["tuned"] == chosen("schemes") and len(chosen("schemes")) == 8
+PLAIN = {"spectral_norm": False}
+
+
+def scores(record: str) -> dict[str, float]:
+    "Row of a record -> the validation distance of its best trial."
+    with open(ROOT/"reports"/"tuning"/record/"tables"/"tab_tuning.csv", newline="") as file: rows = [row for row in csv.DictReader(file) if row["rank"] == "1"]
+    return {row["row"]: float(row["FD-FashionMNIST-classifier"]) for row in rows}
+
+
+@pytest.mark.parametrize("item, best", [("tab_schemes", "best common"), ("fig6", "CTS, best found"), ("tab_cost", "CTS, best found")])
+def test_schemes(item, best):
+    tuned = given(item)["tuned"]
+    nests = {f"{row}, plain D": rates for row, rates in chosen("common-nested").items()}
+    common = chosen("common-centred")["CTS"] | PLAIN | {"regulariser": "centred", "strength": 10.0}
+    assert tuned == chosen("schemes") | nests | {best: common} and len(chosen("schemes")) == 8 and len(nests) == 2
+
+
+def test_no_record_of_the_same_data_and_budget_knows_a_better_common_scheme():
+    found = {(record, row): score for record in ("schemes", "plain", "common-plain", "common-lsgan", "common-centred", "relativistic", "losses")
+             for row, score in scores(record).items() if row.startswith("CTS")}
+    assert len(found) >= 19 and min(found, key=found.get) == ("common-centred", "CTS")
+
+
+def test_nests_are_better_without_the_penalty_that_the_best_common_scheme_takes():
+    for row in ("NTS flow", "NATS flow"): assert scores("common-nested")[row] < scores("common-centred")[row]
 
 
 @pytest.mark.parametrize("item, records", [("tab_relativistic", ["relativistic"]), ("tab_losses", ["relativistic", "losses"])])
