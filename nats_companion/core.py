@@ -147,7 +147,7 @@ def commit() -> str:
 # %% ../nbs/00_core.ipynb #1a483c34
 RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "networks", "losses",
                "regularisers", "annealing", "cfg", "nest", "augment", "average", "gradients",
-               "config", "training", "metrics")  # what a training run depends on
+               "config", "parallel", "training", "metrics")  # what a training run depends on
 
 def skeleton(node) -> list | str:
     """A syntax tree as nested lists, the same in every Python that reads the source alike:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'SHARED', 'World', 'assemble', 'share', 'own_rows', 'all_rows', 'total', 'share_gradients',
-           'share_statistics', 'Spread']
+           'share_statistics', 'Spread', 'spread']
 
 # %% ../nbs/parts/5_parallel.ipynb #76c8489c
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-# %% ../nbs/parts/5_parallel.ipynb #b3967904
+# %% ../nbs/parts/5_parallel.ipynb #b256818e
 @dataclass(frozen=True)
 class World:
     "The processes that make one run together, and which of them this is."
@@ -30,6 +30,13 @@ class World:
     def wait(self) -> None:
         "Go on when all processes are here."
         if self.size > 1: dist.barrier()
+
+    def tell(self, value):
+        "The `value` that the leading process has."
+        if self.size == 1: return value
+        told = [value]
+        dist.broadcast_object_list(told)
+        return told[0]
 
 ALONE = World()
 
@@ -162,7 +169,7 @@ def share_statistics(module: nn.Module, world: World) -> nn.Module:
         if type(part) in SHARED: part.__class__, part.world = SHARED[type(part)], world
     return module
 
-# %% ../nbs/parts/5_parallel.ipynb #f07486ad
+# %% ../nbs/parts/5_parallel.ipynb #126ea016
 class Spread:
     "`network` called with a whole batch, of which each process computes its rows (B, …) -> (B, …)."
     def __init__(self, network: Callable[..., Tensor], world: World):
@@ -171,3 +178,7 @@ class Spread:
     def __call__(self, *inputs) -> Tensor:
         n = len(next(x for x in inputs if isinstance(x, Tensor)))
         return all_rows(self.network(*own_rows(inputs, self.world)), n, self.world)
+
+def spread(network: Callable[..., Tensor], world: World) -> Callable[..., Tensor]:
+    "`Spread`, where there are several processes; else `network` itself."
+    return network if world.size == 1 else Spread(network, world)

@@ -6,7 +6,7 @@
 __all__ = ['Trainer', 'Record', 'should_evaluate', 'checkpoint', 'resume', 'run', 'measured', 'publish', 'load', 'ADAPTIVE',
            'ADDED', 'DECAYS', 'SCHEMES', 'SHAPES', 'Config']
 
-# %% ../nbs/09_training.ipynb #8517084a
+# %% ../nbs/09_training.ipynb #4a693007
 import functools, math, time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +25,7 @@ from .core import RUN_MODULES, code_digest, derive_seed, load_tensors, pick_devi
 from .core import provenance, rng, save_tensors, seeded, write_json
 from .gradients import clip_gradients, orthogonal
 from .nest import Nest
+from .parallel import ALONE, World, share_gradients, share_statistics, spread
 
 _all_ = ["ADAPTIVE", "ADDED", "DECAYS", "SCHEMES", "SHAPES", "Config"]  # to be had here too
 
@@ -38,11 +39,11 @@ def _streams(config: Config, classes: int, device) -> dict[str, torch.Generator]
     if config.augment != "none": streams["augment"] = rng(config.seed, "augment", device=device)
     return streams
 
-# %% ../nbs/09_training.ipynb #b54c5239
+# %% ../nbs/09_training.ipynb #dee5b659
 class Trainer:
     "The networks, optimizers, random streams and counts of one run; iterate it for records."
-    def __init__(self, config: Config, device: str | torch.device = "cpu"):
-        self.config, self.device = config.check(), torch.device(device)
+    def __init__(self, config: Config, device: str | torch.device = "cpu", world: World = ALONE):
+        self.config, self.device, self.world = config.check(), torch.device(device), world
         self.real = data.load(config.dataset, split="train", size=config.size or None,
                               device=self.device)
         self.loss = losses.LOSSES[config.loss]
@@ -106,7 +107,7 @@ def anchors(self: Trainer, n: int) -> Tensor:
     real, chance = self.real.sample(n, self.streams["anchors"]), self.streams.get("augment")
     return self.augment.seen(self.augment.real(real, chance), chance)
 
-# %% ../nbs/09_training.ipynb #3c14bf2b
+# %% ../nbs/09_training.ipynb #cde4afe0
 @patch
 def build_networks(self: Trainer) -> None:
     "Generator, discriminator, the generator's average and both optimizers, on the device."
@@ -117,15 +118,17 @@ def build_networks(self: Trainer) -> None:
                               bounded=self.real.bounded, pairs=c.relation, classes=self.classes)
     layout = dict(memory_format=torch.channels_last) if c.channels_last else {}
     self.generator, self.discriminator = (m.to(self.device, **layout) for m in pair)
-    self.average = Average(self.generator, c.ema, c.ema_start)
+    self.average = Average(self.generator, c.ema, c.ema_start)      # every process holds the same
+    for module in (self.generator, self.discriminator): share_statistics(module, self.world)
     self.modules = dict(generator=self.generator, discriminator=self.discriminator,
                         average=self.average.module)
     compiled = (lambda m: torch.compile(m, backend=c.compile)) if c.compile else (lambda m: m)
-    self.forward_g, self.forward_d = compiled(self.generator), compiled(self.discriminator)
+    self.forward_g, self.forward_d = (spread(compiled(m), self.world)
+                                      for m in (self.generator, self.discriminator))
     if c.relation: self.forward_d = networks.Anchored(self.forward_d, self.anchors)
     self._build_optimizers()
 
-# %% ../nbs/09_training.ipynb #2b7c6f2e
+# %% ../nbs/09_training.ipynb #14101189
 @patch
 def _build_optimizers(self: Trainer) -> None:
     "Adam for both networks; every step of the generator's is counted, and moves the average."
@@ -134,6 +137,7 @@ def _build_optimizers(self: Trainer) -> None:
     self.optimizers = {"g": adam(self.generator.parameters(), c.lr_g),
                        "d": adam(self.discriminator.parameters(), c.lr_d)}
     if c.entropy: self.regularise_entropy()
+    for name in "gd": share_gradients(self.optimizers[name], self.world)
     if c.orthogonal: orthogonal(self.optimizers["g"], self.generator, c.orthogonal)
     if c.clip_norm:  # last, when all that adds to a gradient has done so
         for name in "gd": clip_gradients(self.optimizers[name], c.clip_norm)
@@ -259,7 +263,7 @@ def evaluated(self: Trainer) -> nn.Module:
     with self.autocast():
         return standing(self.average.module, (batch() for _ in range(c.standing)))
 
-# %% ../nbs/09_training.ipynb #6c86665a
+# %% ../nbs/09_training.ipynb #87416f2e
 @patch
 @torch.no_grad()
 def batches(self: Trainer, n: int, batch: int = 500) -> Iterator[Tensor]:
@@ -267,7 +271,7 @@ def batches(self: Trainer, n: int, batch: int = 500) -> Iterator[Tensor]:
     the same latents of this seed.
 
     A conditional one's are sorted by class, equally many of each to within one."""
-    module, fixed = self.evaluated(), rng(self.config.seed, "evaluation")
+    module, fixed = spread(self.evaluated(), self.world), rng(self.config.seed, "evaluation")
     latents = [self.fixed_latents(n, fixed)]
     if self.classes: latents.append(self.sample_classes(n))
     for part in zip(*(t.split(batch) for t in latents)):
@@ -358,27 +362,29 @@ def resume(path: Path, trainer: Trainer) -> tuple[list, dict]:
     trainer.restore(tensors, meta["counts"])
     return meta["history"], meta["cost"]
 
-# %% ../nbs/09_training.ipynb #2f7b81d4
+# %% ../nbs/09_training.ipynb #772157b0
 def run(config: Config, folder, device: str = "cpu", progress: bool = True,
-        checkpoint_seconds: float = 30.0) -> dict:
+        checkpoint_seconds: float = 30.0, world: World = ALONE) -> dict:
     """Train `config`, evaluating as it goes, and publish `folder`/result.json, samples.safetensors
     and state.safetensors; return the result.
 
     A folder that holds a checkpoint of this run is continued; one that holds a result is a
-    `ValueError`."""
+    `ValueError`. Of the processes of a `world` one writes, into a folder that all of them see."""
     folder = Path(folder)
-    if (folder/"result.json").exists():
+    if world.tell((folder/"result.json").exists()):
         raise ValueError(f"{folder} holds a finished run; use another folder, or runs.obtain, "
                          "which takes up a result that is current.")
     device = pick_device(str(device))
     origin = provenance(device)  # of the code that is about to run
-    trainer = Trainer(config, device)
+    trainer = Trainer(config, device, world)
     target = metrics.reference(config.dataset, split=config.split, size=config.size or None)
     path = folder/"checkpoint.safetensors"
     history, cost = resume(path, trainer)
     for row in measured(trainer, target, history, cost, path, progress, checkpoint_seconds):
         history.append(row)
-    return publish(folder, trainer, target, history, cost, origin)
+    result = publish(folder, trainer, target, history, cost, origin)
+    world.wait()                                                       # until it is written
+    return result
 
 # %% ../nbs/09_training.ipynb #2a7ffac6
 def _stopwatch(cost: dict):
@@ -391,7 +397,7 @@ def _stopwatch(cost: dict):
         then = now
     return lap
 
-# %% ../nbs/09_training.ipynb #68071385
+# %% ../nbs/09_training.ipynb #fd71fee4
 def _evaluated(trainer: Trainer, record: Record, target, cost: dict, clock) -> dict:
     "The row of metrics at one evaluation point: all at the last, on the way the headline alone."
     config = trainer.config
@@ -399,10 +405,11 @@ def _evaluated(trainer: Trainer, record: Record, target, cost: dict, clock) -> d
     clock("cpu_seconds", "wall_seconds")
     final = record.step + config.steps_per_nest > config.steps
     samples = (x.cpu() for x in trainer.batches(config.samples))  # never all in memory
-    scores = metrics.evaluate(samples, target, brief=not final)
-    return scalars | scores | dict(cpu_seconds=cost["cpu_seconds"])
+    scores = metrics.evaluate(samples, target, brief=not final) if trainer.world.leads else {}
+    for _ in samples: pass                                        # made by all, judged by one
+    return trainer.world.tell(scalars | scores | dict(cpu_seconds=cost["cpu_seconds"]))
 
-# %% ../nbs/09_training.ipynb #33a2dd25
+# %% ../nbs/09_training.ipynb #31e44e12
 def measured(trainer, target, history, cost, path, progress, checkpoint_seconds) -> Iterator[dict]:
     """Train to the end; yield a row of metrics at each evaluation point; keep `cost` and the
     checkpoint at `path` up to date."""
@@ -410,22 +417,22 @@ def measured(trainer, target, history, cost, path, progress, checkpoint_seconds)
     config, saved, clock = trainer.config, time.monotonic(), _stopwatch(cost)
     name = f"{config.scheme} {config.reading} {config.loss} seed {config.seed}"
     with tqdm(total=config.steps, initial=trainer.step, desc=name, unit="step", mininterval=2,
-              disable=not progress) as bar:
+              disable=not (progress and trainer.world.leads)) as bar:
         for record in trainer:
             bar.update(record.step - bar.n)
             if should_evaluate(record.step, len(history), config):
                 yield _evaluated(trainer, record, target, cost, clock)
                 clock("evaluation_seconds")
-            if time.monotonic() - saved > checkpoint_seconds:
+            if trainer.world.leads and time.monotonic() - saved > checkpoint_seconds:
                 clock("cpu_seconds", "wall_seconds")
                 checkpoint(path, trainer, history, cost)
                 saved = time.monotonic()
     clock("cpu_seconds", "wall_seconds")
 
-# %% ../nbs/09_training.ipynb #d6ef6c87
+# %% ../nbs/09_training.ipynb #b331ce5b
 def publish(folder: Path, trainer: Trainer, target, history: list[dict], cost: dict,
             origin: dict) -> dict:
-    "Write samples, final state and result of a finished run; return the result."
+    "Write samples, final state and result of a finished run, once; return the result."
     config, headline = trainer.config, target.label
     values = [row[headline] for row in history if math.isfinite(row[headline])]
     last = {k: v for k, v in history[-1].items() if k not in Record._fields and k != "cpu_seconds"}
@@ -435,7 +442,9 @@ def publish(folder: Path, trainer: Trainer, target, history: list[dict], cost: d
                   cost=cost | dict(steps=trainer.step, generator_steps=trainer.generator_steps),
                   data=getattr(trainer.real, "source", "drawn from its density"), provenance=origin)
     many = 8*trainer.classes or (64 if trainer.real.bounded else 2000)  # a row of 8 for each class
-    save_tensors(folder/"samples.safetensors", {"samples": trainer.sample(many).half()})
+    samples = trainer.sample(many).half()                              # made by all processes
+    if not trainer.world.leads: return result
+    save_tensors(folder/"samples.safetensors", {"samples": samples})
     tensors, counts = trainer.state()
     save_tensors(folder/"state.safetensors", tensors, config=config.to_dict(), counts=counts)
     write_json(folder/"result.json", result)
