@@ -145,7 +145,8 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
 # %% ../nbs/00_core.ipynb #2643f894
-RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "networks", "losses",
+RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "shelf.sngan",
+               "shelf.sagan", "networks", "losses",
                "regularisers", "annealing", "cfg", "nest",
                "training", "metrics")  # what a training run depends on
 
