@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'REGULARISERS', 'input_gradient', 'Regulariser', 'none', 'r1', 'r2', 'interpolates', 'centred', 'wgan_gp',
-           'dragan', 'clip', 'instance_noise', 'combine', 'Posterior', 'EntropyBound']
+           'dragan', 'clip', 'instance_noise', 'combine', 'r1_r2', 'Posterior', 'EntropyBound']
 
 # %% ../nbs/04_regularisers.ipynb #5c3a95a4
 from collections.abc import Callable
@@ -147,9 +147,15 @@ def combine(*regularisers: Regulariser) -> Regulariser:
     name = " + ".join(r.name for r in regularisers) or "none"
     return Regulariser(name, penalty, after_step, inputs)
 
-# %% ../nbs/04_regularisers.ipynb #5dd4f5af
-REGULARISERS = {"none": none, "r1": r1, "r2": r2, "centred": centred, "wgan-gp": wgan_gp,
-                "dragan": dragan, "clip": clip, "instance-noise": instance_noise}
+# %% ../nbs/04_regularisers.ipynb #5427ac8f
+def r1_r2(gamma: float) -> Regulariser:
+    "gamma/2 E||grad D||^2 on real and on generated samples, as R3GAN has it (Huang et al. 2024)."
+    return replace(combine(r1(gamma), r2(gamma)), name=f"r1+r2({gamma:g})")
+
+# %% ../nbs/04_regularisers.ipynb #94e19218
+REGULARISERS = {"none": none, "r1": r1, "r2": r2, "r1+r2": r1_r2, "centred": centred,
+                "wgan-gp": wgan_gp, "dragan": dragan, "clip": clip,
+                "instance-noise": instance_noise}
 
 # %% ../nbs/04_regularisers.ipynb #4a9f452d
 class Posterior(nn.Module):
