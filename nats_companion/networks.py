@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from .core import check_choice, check_count
-from .shelf import small
+from .shelf import small, stylegan2
 from .shelf.layers import layer
 
 # %% ../nbs/02_networks.ipynb #329cfd4f
@@ -204,7 +204,10 @@ def _shelved(network: str, pair: Callable, **traits) -> Family:
     return Family(make, **traits)
 
 NETWORKS = {"mlp": Family(_mlp), "dcgan": Family(_dcgan),
-            "biggan": _shelved("biggan", small.pair, conditional=True)}
+            "biggan": _shelved("biggan", small.pair, conditional=True),
+            "stylegan2": _shelved("stylegan2", stylegan2.pair, mixes=True),
+            "stylegan2-conditional": _shelved("stylegan2-conditional", stylegan2.pair,
+                                              conditional=True, mixes=True)}
 CONDITIONAL = tuple(name for name, family in NETWORKS.items() if family.conditional)
 
 # %% ../nbs/02_networks.ipynb #3ceefb2a

@@ -236,7 +236,7 @@ def _streams(config: Config, classes: int, device) -> dict[str, torch.Generator]
     if classes: streams["classes"] = rng(config.seed, "classes", device=device)
     return streams
 
-# %% ../nbs/09_training.ipynb #2d168f1a
+# %% ../nbs/09_training.ipynb #7de53ec2
 class Trainer:
     "The networks, optimizers, random streams and counts of one run; iterate it for records."
     def __init__(self, config: Config, device: str | torch.device = "cpu"):
@@ -254,7 +254,7 @@ class Trainer:
                          weights=config.weighing, reading=config.reading, batch=config.batch,
                          pool=config.pool, eta=config.eta, epochs=config.epochs,
                          updates=config.updates, rng=self.streams["order"],
-                         push=config.pool)  # all at once: no discriminator here mixes samples
+                         push=config.batch if self.mixes else config.pool)
         self.nest.untried = False           # the losses are means (03); a trial would use chance
 
     def autocast(self):
@@ -337,17 +337,30 @@ def regularise_entropy(self: Trainer) -> None:
     bound.attach(self.optimizers["g"])
     self.modules["posterior"], self.optimizers["q"] = bound.posterior, bound.optimizer
 
-# %% ../nbs/09_training.ipynb #b93cdb8e
+# %% ../nbs/09_training.ipynb #e321edd2
+@patch(as_prop=True)
+def mixes(self: Trainer) -> bool:
+    "Does a logit depend on the other samples of its batch?"
+    return networks.NETWORKS[self.config.network].mixes
+
+@patch
+def both_logits(self: Trainer, real: Tensor, fake: Tensor,
+                *labels: Tensor) -> tuple[Tensor, Tensor]:
+    "Logits (B,) of real samples and (B,) of fakes: by one pass over both, or by two if it mixes."
+    if self.mixes:
+        return self.forward_d(real, *labels).float(), self.forward_d(fake, *labels).float()
+    both = torch.cat([real, fake]), *[y.repeat(2) for y in labels]
+    return self.forward_d(*both).float().chunk(2)
+
+# %% ../nbs/09_training.ipynb #b9e64696
 @patch
 def discriminator_step(self: Trainer, fake: Tensor, *labels: Tensor) -> None:
     """One update of the discriminator on a batch of fakes (B, *shape), with their classes if the
     networks are told, and as many real samples."""
     real, draws = self.real_beside(fake, *labels), self.streams["penalty"]
-    fake, both = self.regulariser.inputs(fake, draws), [y.repeat(2) for y in labels]
+    fake = self.regulariser.inputs(fake, draws)
     with self.autocast():
-        # one pass over both: no network here mixes the samples of a batch
-        logits = self.forward_d(torch.cat([real, fake]), *both).float()
-        real_logits, fake_logits = logits.chunk(2)
+        real_logits, fake_logits = self.both_logits(real, fake, *labels)
         loss = self.loss.discriminator(real_logits, fake_logits)
         def told(x): return self.forward_d(x, *labels)
         penalised = loss + self.regulariser.penalty(told, real, fake, draws)
