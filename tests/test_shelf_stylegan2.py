@@ -8,6 +8,7 @@ from nats_companion import fingerprints
 from nats_companion.core import load_tensors, rng, save_tensors, seeded
 from nats_companion.nest import READINGS
 from nats_companion.networks import NETWORKS, build
+from nats_companion.shelf import stylegan2
 from nats_companion.training import SCHEMES, Config, Trainer
 
 NAMES = "stylegan2", "stylegan2-conditional"
@@ -93,6 +94,14 @@ def test_desk_says_which_networks_mix(network):
     told = (torch.arange(8) % classes,) if classes else ()
     moved = (discriminator(torch.cat([x[:1], others[1:]]), *told) - discriminator(x, *told))[0].abs()
     assert (moved > 1e-5) == NETWORKS[network].mixes
+
+
+def test_published_settings_are_configurations():
+    fields = {f.name for f in dataclasses.fields(Config)}
+    for settings in stylegan2.PUBLISHED.values():
+        assert settings.keys() - fields <= {"lazy"}                          # a part of its own
+        config = Config(dataset="cifar10", **{name: value for name, value in settings.items() if name in fields}).check()
+        assert config.scheme == "CTS"
 
 
 def test_fingerprint_is_a_pure_function_of_the_configuration():

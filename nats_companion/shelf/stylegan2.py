@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'CIFAR', 'AUTO', 'PAPER', 'STRUCTURE', 'PUBLISHED', 'Equal', 'normalised', 'active', 'EqualLinear', 'Blur',
-           'upsampled', 'unit', 'Mapping', 'check_told', 'modulated', 'demodulated', 'grouped', 'same_size',
-           'twice_the_size', 'StyleConv', 'ToPixels', 'maps', 'StyleGAN2Generator', 'mixed', 'draw_cutoffs',
-           'path_lengths', 'path_penalty', 'group_deviation', 'EqualConv', 'HalvingBlock', 'StyleGAN2Discriminator',
-           'pair']
+           'upsampled', 'unit', 'check_told', 'Mapping', 'modulated', 'demodulated', 'grouped', 'same_size',
+           'twice_the_size', 'StyleConv', 'ToPixels', 'maps', 'style_convs', 'StyleGAN2Generator', 'mixed',
+           'draw_cutoffs', 'path_lengths', 'path_penalty', 'group_deviation', 'EqualConv', 'HalvingBlock',
+           'StyleGAN2Discriminator', 'Structure', 'pair']
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #95809338
+# %% ../../nbs/networks/7_stylegan2.ipynb #bc21a5c7
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from ..core import check_choice, check_count
 from .layers import doubled, layer
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #cabe948f
+# %% ../../nbs/networks/7_stylegan2.ipynb #3d2ddbae
 class Equal(nn.Module):
     """Weights of `shape` (outputs, inputs, *side) from N(0, 1)/`rate`, scaled when they are used;
     biases `bias` for each output, or none."""
@@ -33,6 +34,7 @@ class Equal(nn.Module):
         "Weights and biases as they are used."
         return self.gain*self.weight, None if self.bias is None else self.rate*self.bias
 
+# %% ../../nbs/networks/7_stylegan2.ipynb #cd4af5a2
 def normalised(module: Equal, spectral_norm: bool) -> nn.Module:
     "`module`, whose weights are spectrally normalised instead of scaled where asked."
     if spectral_norm: module.gain = 1.0
@@ -50,7 +52,7 @@ class EqualLinear(Equal):
 
     def forward(self, h: Tensor) -> Tensor: return F.linear(h, *self.scaled())
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #b23580b2
+# %% ../../nbs/networks/7_stylegan2.ipynb #c34a33ba
 class Blur(nn.Module):
     """Maps (B, C, H, W) through the filter [1, 3, 3, 1]/8 both ways, times `gain`, with `pad` zeros
     around: (B, C, H + 2 pad - 3, W + 2 pad - 3)."""
@@ -65,19 +67,30 @@ class Blur(nn.Module):
         kernel = self.kernel.to(h.dtype).expand(channels, 1, 4, 4)
         return F.conv2d(h, kernel, padding=self.pad, groups=channels)
 
+# %% ../../nbs/networks/7_stylegan2.ipynb #86794530
 def upsampled(image: Tensor) -> Tensor:
     """Images (B, C, H, W) -> (B, C, 2H, 2W), zeros put between their pixels, through the filter
     [1, 3, 3, 1]/4 both ways: neighbours doubled, then averaged with theirs twice."""
     return F.avg_pool2d(F.avg_pool2d(doubled(image), 2, 1, padding=1), 2, 1)
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #eeeaf224
+# %% ../../nbs/networks/7_stylegan2.ipynb #0de59194
 def unit(x: Tensor) -> Tensor:
     "Rows (B, n) brought to mean square 1."
     return x*(x.square().mean(1, keepdim=True) + 1e-8).rsqrt()          # (S.1)
 
+def check_told(labels: Tensor | None, classes: int) -> None:
+    "Refuse labels where a network knows no classes, and none where it does, with a `ValueError`."
+    if (labels is None) == (not classes): return
+    given = "none were given" if labels is None else "labels were given"
+    wants = f"of {classes} classes, (B,), beside its input" if classes else "no labels"
+    raise ValueError(f"this network takes {wants}, but {given}; "
+                     f"{'give them' if classes else 'leave them out'}, or build it with "
+                     f"classes={'0' if classes else 'their number'}.")
+
+# %% ../../nbs/networks/7_stylegan2.ipynb #0c07a1c0
 class Mapping(nn.Module):
-    """Latents z (B, latent), classes (B,), or both -> styles (B, width); `latent` and `classes` are 0
-    for what is not given."""
+    """Latents z (B, latent), classes (B,), or both -> styles (B, width); `latent` and `classes` are
+    0 for what is not given."""
     def __init__(self, latent: int, width: int, depth: int = 8, classes: int = 0,
                  spectral_norm: bool = False):
         super().__init__()
@@ -97,17 +110,7 @@ class Mapping(nn.Module):
         for linear in self.layers: h = active(linear(h))
         return h
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #26a23042
-def check_told(labels: Tensor | None, classes: int) -> None:
-    "Refuse labels where a network knows no classes, and none where it does, with a `ValueError`."
-    if (labels is None) == (not classes): return
-    given = "none were given" if labels is None else "labels were given"
-    wants = f"of {classes} classes, (B,), beside its input" if classes else "no labels"
-    raise ValueError(f"this network takes {wants}, but {given}; "
-                     f"{'give them' if classes else 'leave them out'}, or build it with "
-                     f"classes={'0' if classes else 'their number'}.")
-
-# %% ../../nbs/networks/7_stylegan2.ipynb #ffda3054
+# %% ../../nbs/networks/7_stylegan2.ipynb #61c3979a
 def modulated(weight: Tensor, style: Tensor) -> Tensor:
     "Weights (O, I, k, k) and a scale for each input channel (B, I) -> (B, O, I, k, k)."
     return weight*style[:, None, :, None, None]                         # (S.2)
@@ -116,6 +119,7 @@ def demodulated(weights: Tensor) -> Tensor:
     "Weights (B, O, I, k, k) of norm 1 for each output channel."
     return weights*(weights.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()  # (S.2)
 
+# %% ../../nbs/networks/7_stylegan2.ipynb #cb4e8984
 def grouped(convolve: Callable, h: Tensor, weights: Tensor) -> Tensor:
     """`convolve`(images, weights, groups) of each of the maps h (B, I, H, W) with its own of the
     weights (B, O, I, k, k): (B, O, H', W')."""
@@ -163,12 +167,12 @@ class ToPixels(Equal):
         pixels = grouped(same_size, h, modulated(weight, self.style(w)))
         return pixels.to(torch.promote_types(pixels.dtype, torch.float32)) + bias[:, None, None]
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #91fc0ae8
+# %% ../../nbs/networks/7_stylegan2.ipynb #ce2aa8f2
 SIZES = (8, 16, 32, 64, 128, 256)
 
 def maps(size: int, channels: int, width: int) -> dict[int, int]:
-    """Channels of the maps of 4, 8, .. `size` pixels a side; a size or a number that is not made here
-    is a `ValueError`."""
+    """Channels of the maps of 4, 8, .. `size` pixels a side; a size or a number that is not made
+    here is a `ValueError`."""
     check_choice("size", size, SIZES)
     check_choice("channels", channels, [1, 3])
     if check_count("width", width) > 512:
@@ -176,10 +180,20 @@ def maps(size: int, channels: int, width: int) -> dict[int, int]:
                          "most 512: no map has more.")
     return {2**l: min(width*size//2**l, 512) for l in range(2, size.bit_length())}
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #b1d63bcf
+# %% ../../nbs/networks/7_stylegan2.ipynb #d60140d9
+def style_convs(widths: dict[int, int], latent: int) -> list[StyleConv]:
+    "One convolution of 4x4 maps, then two for each larger size, of which the first doubles."
+    convs = [StyleConv(widths[4], widths[4], latent, 4, same_size)]
+    for side, outputs in widths.items():
+        if side == 4: continue
+        convs += [StyleConv(widths[side//2], outputs, latent, side, twice_the_size),
+                  StyleConv(outputs, outputs, latent, side, same_size)]
+    return convs
+
+# %% ../../nbs/networks/7_stylegan2.ipynb #2d92b24c
 class StyleGAN2Generator(nn.Module):
-    """z (B, latent), and classes (B,) if there are any -> images (B, channels, size, size), unbounded;
-    `width` channels in the largest map, `mapping` layers from latent to style."""
+    """z (B, latent), and classes (B,) if there are any -> images (B, channels, size, size),
+    unbounded; `width` channels in the largest map, `mapping` layers from latent to style."""
     def __init__(self, size: int, channels: int, latent: int = 512, width: int = 64,
                  mapping: int = 8, classes: int = 0):
         super().__init__()
@@ -188,14 +202,9 @@ class StyleGAN2Generator(nn.Module):
         self.mapping = Mapping(latent, latent, mapping, classes)
         widths = maps(size, channels, width)
         self.start = nn.Parameter(torch.randn(widths[4], 4, 4))
-        convs, pixels = [StyleConv(widths[4], widths[4], latent, 4, same_size)], []
-        for side, o in widths.items():
-            if side > 4:
-                convs += [StyleConv(widths[side//2], o, latent, side, twice_the_size),
-                          StyleConv(o, o, latent, side, same_size)]
-            pixels.append(ToPixels(o, channels, latent))
-        self.convs, self.pixels = nn.ModuleList(convs), nn.ModuleList(pixels)
-        self.layers = len(convs) + 1                        # that have a style of their own
+        self.convs = nn.ModuleList(style_convs(widths, latent))
+        self.pixels = nn.ModuleList(ToPixels(w, channels, latent) for w in widths.values())
+        self.layers = len(self.convs) + 1                   # that have a style of their own
 
     def forward(self, z: Tensor, labels: Tensor | None = None,
                 noise: Sequence[Tensor] | None = None) -> Tensor:
@@ -221,9 +230,10 @@ def noises(self: StyleGAN2Generator, n: int, rng: torch.Generator) -> list[Tenso
     "Noise for `n` samples from `rng`, (n, 1, side, side) for each convolution."
     return [torch.randn(n, 1, *c.noise.shape, generator=rng, device=rng.device) for c in self.convs]
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #ed8394bd
+# %% ../../nbs/networks/7_stylegan2.ipynb #1f3d4165
 def mixed(styles: Tensor, others: Tensor, cutoffs: Tensor) -> Tensor:
-    "Styles (B, layers, latent): those of `styles` before layer `cutoffs` (B,), of `others` from it on."
+    """Styles (B, layers, latent): those of `styles` before layer `cutoffs` (B,), those of `others`
+    from it on."""
     layers = torch.arange(styles.shape[1], device=styles.device)
     return torch.where((layers < cutoffs[:, None])[..., None], styles, others)
 
@@ -288,7 +298,7 @@ class HalvingBlock(nn.Module):
         inner = active(self.second(active(self.first(h))))
         return inner if self.skip is None else (inner + self.skip(h))/math.sqrt(2)
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #0d185ff1
+# %% ../../nbs/networks/7_stylegan2.ipynb #622e05cf
 class StyleGAN2Discriminator(nn.Module):
     """Images (B, channels, size, size), and classes (B,) if there are any -> logits (B,), which
     depend on the batch: in groups of `group` samples at least."""
@@ -301,7 +311,8 @@ class StyleGAN2Discriminator(nn.Module):
         def own(module): return normalised(module, spectral_norm)
         self.from_pixels, last = own(EqualConv(channels, widths[size], 1)), widths[4]
         steps = [(widths[side], widths[side//2]) for side in reversed(widths) if side > 4]
-        self.blocks = nn.Sequential(*[HalvingBlock(i, o, residual, spectral_norm) for i, o in steps])
+        blocks = [HalvingBlock(i, o, residual, spectral_norm) for i, o in steps]
+        self.blocks = nn.Sequential(*blocks)
         self.conv = own(EqualConv(last + 1, last, 3))
         self.hidden = own(EqualLinear(16*last, last))
         self.out = own(EqualLinear(last, last if classes else 1))
@@ -323,25 +334,32 @@ def forward(self: StyleGAN2Discriminator, x: Tensor, labels: Tensor | None = Non
     if self.told is None: return found.squeeze(1)
     return (found*self.told(None, labels)).sum(1)/math.sqrt(found.shape[1])
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #76a1fb20
-CIFAR = dict(mapping=2, residual=False, group=32)  # cfg cifar: map=2, mbstd=32, architecture='orig'
-AUTO = dict(mapping=2, residual=True, group=4)     # cfg auto: map=2, mbstd=min(mb//gpus, 4)
-PAPER = dict(mapping=8, residual=True, group=8)    # cfg paper256: map=8, mbstd=8
+# %% ../../nbs/networks/7_stylegan2.ipynb #2339c4f4
+class Structure(NamedTuple):
+    "What differs between the public configurations: map, architecture and mbstd in train.py."
+    mapping: int       # layers
+    residual: bool     # skips in the discriminator's blocks?
+    group: int         # samples whose deviation is told
+
+CIFAR = Structure(2, False, 32)  # cfg cifar: map=2, architecture='orig', mbstd=32
+AUTO = Structure(2, True, 4)     # cfg auto: map=2, mbstd=min(mb//gpus, 4)
+PAPER = Structure(8, True, 8)    # cfg paper256: map=8, mbstd=8
 STRUCTURE = {8: CIFAR, 16: CIFAR, 32: CIFAR, 64: AUTO, 128: AUTO, 256: PAPER}
 
-def pair(shape, latent: int, width: int, spectral_norm: bool, classes: int) -> tuple[nn.Module, nn.Module]:
-    "Generator and discriminator of images of `shape` (C, H, W), H = W, for `classes` classes or none (0)."
+def pair(shape, latent: int, width: int, spectral_norm: bool,
+         classes: int) -> tuple[nn.Module, nn.Module]:
+    """Generator and discriminator of images of `shape` (C, H, W), H = W, for `classes` classes or
+    none (0)."""
     channels, size, _ = shape
-    parts = STRUCTURE[check_choice("size", size, SIZES)]
-    return (StyleGAN2Generator(size, channels, latent, width, parts["mapping"], classes),
-            StyleGAN2Discriminator(size, channels, width, parts["residual"], parts["group"], classes,
-                                   spectral_norm))
+    mapping, residual, group = STRUCTURE[check_choice("size", size, SIZES)]
+    return (StyleGAN2Generator(size, channels, latent, width, mapping, classes),
+            StyleGAN2Discriminator(size, channels, width, residual, group, classes, spectral_norm))
 
-# %% ../../nbs/networks/7_stylegan2.ipynb #49c33a5e
+# %% ../../nbs/networks/7_stylegan2.ipynb #2e24506f
 def _published(size: int, width: int, batch: int, gamma: float, kimg: int, ema_kimg: float) -> dict:
     return dict(network="stylegan2", size=size, latent=512, width=width,  # z_dim, channel_base/size
                 spectral_norm=False, loss="gan", batch=batch,             # mb
-                schedule="constant", nest=1, reading="sequential",        # training_loop.py: in turn
+                schedule="constant", nest=1, reading="sequential",        # in turn
                 lr_d=0.0025, lr_g=0.0025, beta1=0.0, beta2=0.99,          # lrate; betas=[0,0.99]
                 regulariser="r1", strength=gamma, lazy=16,                # gamma; D_reg_interval
                 ema=0.5**(batch/(1000*ema_kimg)), steps=1000*kimg//batch) # ema, kimg
