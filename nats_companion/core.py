@@ -145,8 +145,8 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
 # %% ../nbs/00_core.ipynb #2643f894
-RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "networks", "losses",
-               "regularisers", "annealing", "cfg", "nest",
+RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "shelf.cfggan",
+               "networks", "losses", "regularisers", "annealing", "cfg", "nest",
                "training", "metrics")  # what a training run depends on
 
 def skeleton(node) -> list | str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from .core import check_choice, check_count
-from .shelf import small
+from .shelf import cfggan, small
 from .shelf.layers import layer
 
 # %% ../nbs/02_networks.ipynb #329cfd4f
@@ -204,7 +204,11 @@ def _shelved(network: str, pair: Callable, **traits) -> Family:
     return Family(make, **traits)
 
 NETWORKS = {"mlp": Family(_mlp), "dcgan": Family(_dcgan),
-            "biggan": _shelved("biggan", small.pair, conditional=True)}
+            "biggan": _shelved("biggan", small.pair, conditional=True),
+            "cfg-dcgan": _shelved("cfg-dcgan", cfggan.pair, mixes=True),
+            "cfg-dcgan-plain": _shelved("cfg-dcgan-plain", cfggan.plain_pair),
+            "cfg-resnet": _shelved("cfg-resnet", cfggan.resnet_pair, mixes=True),
+            "cfg-resnet-plain": _shelved("cfg-resnet-plain", cfggan.plain_resnet_pair)}
 CONDITIONAL = tuple(name for name, family in NETWORKS.items() if family.conditional)
 
 # %% ../nbs/02_networks.ipynb #3ceefb2a
