@@ -30,8 +30,9 @@ def notebook_map(nbs: Path) -> str:
     numbered = lambda p: p.stem.split("_")[0] + " " + head(p)[0]
     items = ("The items of the paper, its figures and tables, are one notebook each in [paper](paper); "
              "what each of them claims and what was measured for it: [reports](../reports/README.md).")
-    parts = [table(nbs, sorted(nbs.glob("[0-9][0-9]_*.ipynb")), "library, in reading order | what it is about", numbered),
+    parts = [table(nbs, sorted(p for p in nbs.glob("*_*.ipynb") if p.name[:2].isdigit()), "library, in reading order | what it is about", numbered),
              table(nbs, sorted((nbs/"networks").glob("*.ipynb")), "shelf of networks, handed out by 02 | what stands there", numbered),
+             table(nbs, sorted((nbs/"parts").glob("*.ipynb")), "part of training, put together by 09 | what it is about", numbered),
              table(nbs, sorted((nbs/"theory").glob("*.ipynb")), "chapter of the theory | the statement that it checks", numbered),
              table(nbs, sorted((nbs/"recipes").glob("*.ipynb")), "recipe | what it shows of somebody else's loop", numbered),
              items, table(nbs, sorted((nbs/"experiments").glob("*.ipynb")), "experiment | what it does", lambda p: p.stem),

@@ -144,10 +144,11 @@ def commit() -> str:
         return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
-# %% ../nbs/00_core.ipynb #2643f894
+# %% ../nbs/00_core.ipynb #1a483c34
 RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "shelf.cfggan",
-               "networks", "losses", "regularisers", "annealing", "cfg", "nest",
-               "training", "metrics")  # what a training run depends on
+               "networks", "losses",
+               "regularisers", "annealing", "cfg", "nest", "augment", "average", "gradients",
+               "config", "training", "metrics")  # what a training run depends on
 
 def skeleton(node) -> list | str:
     """A syntax tree as nested lists, the same in every Python that reads the source alike:

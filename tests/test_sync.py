@@ -13,11 +13,13 @@ from conftest import NBS, ROOT, cells, committed_files, notebooks, readme_tool
 
 from nats_companion import core
 
-MODULES = {p.stem[3:]: int(p.stem[:2]) for p in NBS.glob("[0-9][0-9]_*.ipynb")}
+ROOM = re.compile(r"(\d\d)([a-z]?)_(.+)")  # 11_cost is followed by 11b_demand
+MODULES = {m[3]: int(m[1]) + (ord(m[2]) - ord("a"))/100 if m[2] else int(m[1]) for p in NBS.glob("*.ipynb") if (m := ROOM.fullmatch(p.stem))}
 CHAPTERS = {f"theory.{p.stem[2:]}": 100 + int(p.stem[0]) for p in (NBS/"theory").glob("[0-9]_*.ipynb")}  # upstairs of the whole library
 BENCHMARKS = {f"benchmarks.{p.stem[2:]}": 200 + int(p.stem[0]) for p in (NBS/"benchmarks").glob("[0-9]_*.ipynb")}
 SHELF = {f"shelf.{p.stem[2:]}": 1 + int(p.stem[0])/10 for p in (NBS/"networks").glob("[0-9]_*.ipynb")}  # between data and the desk that hands it out
-ORDER = MODULES | SHELF | CHAPTERS | BENCHMARKS
+PARTS = {p.stem[2:]: 7 + int(p.stem[0])/10 for p in (NBS/"parts").glob("[0-9]_*.ipynb")}  # between the nest and training, which puts them together
+ORDER = MODULES | SHELF | PARTS | CHAPTERS | BENCHMARKS
 by_name = lambda p: p.relative_to(ROOT).as_posix()
 
 

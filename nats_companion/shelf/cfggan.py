@@ -146,12 +146,13 @@ plain_pair = functools.partial(pair, norm="none")
 resnet_pair = functools.partial(pair, up=resnet_up, down=resnet_down)
 plain_resnet_pair = functools.partial(resnet_pair, norm="none")
 
-# %% ../../nbs/networks/8_cfggan.ipynb #4814e3d4
+# %% ../../nbs/networks/8_cfggan.ipynb #89a4dbe1
 _ALL = dict(  # train_cfggan.py: the parser where a -- is named, check_args_ elsewhere
     loss="cfg", schedule="constant", reading="flow",
     nest=15, updates=1,           # cfg_T; --cfg_U
     pool=640, epochs=10,          # --cfg_N; --cfg_x_epo
     batch=64, latent=100,         # batch_size; z_dim, of z_std 1
+    push=64,                      # x_batch_size, of which discriminators take their statistics
     lr_d=2.5e-4, lr_g=2.5e-4,     # lr, of discriminator and approximator
     beta1=0.0, beta2=0.95,        # RMSprop's optim_a1 = 0.95; see below
     spectral_norm=False, regulariser="none", strength=0.0, ema=0.0,  # cfggan.py knows none of them
