@@ -145,7 +145,8 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
 # %% ../nbs/00_core.ipynb #1a483c34
-RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "networks", "losses",
+RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "shelf.cfggan",
+               "networks", "losses",
                "regularisers", "annealing", "cfg", "nest", "augment", "average", "gradients",
                "config", "parallel", "training", "metrics")  # what a training run depends on
 
