@@ -6,14 +6,14 @@
 __all__ = ['NORMS', 'NETWORKS', 'CONDITIONAL', 'MLPGenerator', 'MLPDiscriminator', 'DCGANGenerator', 'DCGANDiscriminator',
            'RelationDiscriminator', 'MLPRelation', 'DCGANRelation', 'Anchored', 'Family', 'build']
 
-# %% ../nbs/02_networks.ipynb #1c14f37e
+# %% ../nbs/02_networks.ipynb #dcad129c
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from .core import check_choice, check_count
-from .shelf import sagan, small, sngan
+from .shelf import biggan, cfggan, r3gan, sagan, small, sngan, stylegan2
 from .shelf.layers import layer
 
 # %% ../nbs/02_networks.ipynb #329cfd4f
@@ -191,7 +191,7 @@ def _dcgan(shape, latent, width, depth, spectral_norm, bounded, pairs, classes):
     return (DCGANGenerator(size, channels, latent, width),
             discriminator(size, channels, width, spectral_norm))
 
-# %% ../nbs/02_networks.ipynb #eafcc502
+# %% ../nbs/02_networks.ipynb #537116f7
 def _shelved(network: str, pair: Callable, **traits) -> Family:
     "A family of the shelf, whose `pair` takes (shape, latent, width, spectral_norm, classes)."
     def make(shape, latent, width, depth, spectral_norm, bounded, pairs, classes):
@@ -207,7 +207,17 @@ NETWORKS = {"mlp": Family(_mlp), "dcgan": Family(_dcgan),
             "biggan": _shelved("biggan", small.pair, conditional=True),
             "sngan": _shelved("sngan", sngan.pair),
             "sngan-projection": _shelved("sngan-projection", sngan.pair, conditional=True),
-            "sagan": _shelved("sagan", sagan.pair, conditional=True)}
+            "biggan-full": _shelved("biggan-full", biggan.pair, conditional=True),
+            "sagan": _shelved("sagan", sagan.pair, conditional=True),
+            "r3gan": _shelved("r3gan", r3gan.pair),
+            "r3gan-conditional": _shelved("r3gan-conditional", r3gan.pair, conditional=True),
+            "stylegan2": _shelved("stylegan2", stylegan2.pair, mixes=True),
+            "stylegan2-conditional": _shelved("stylegan2-conditional", stylegan2.pair,
+                                              conditional=True, mixes=True),
+            "cfg-dcgan": _shelved("cfg-dcgan", cfggan.pair, mixes=True),
+            "cfg-dcgan-plain": _shelved("cfg-dcgan-plain", cfggan.plain_pair),
+            "cfg-resnet": _shelved("cfg-resnet", cfggan.resnet_pair, mixes=True),
+            "cfg-resnet-plain": _shelved("cfg-resnet-plain", cfggan.plain_resnet_pair)}
 CONDITIONAL = tuple(name for name, family in NETWORKS.items() if family.conditional)
 
 # %% ../nbs/02_networks.ipynb #3ceefb2a

@@ -39,7 +39,7 @@ def _streams(config: Config, classes: int, device) -> dict[str, torch.Generator]
     if config.augment != "none": streams["augment"] = rng(config.seed, "augment", device=device)
     return streams
 
-# %% ../nbs/09_training.ipynb #dee5b659
+# %% ../nbs/09_training.ipynb #8031910a
 class Trainer:
     "The networks, optimizers, random streams and counts of one run; iterate it for records."
     def __init__(self, config: Config, device: str | torch.device = "cpu", world: World = ALONE):
@@ -59,7 +59,7 @@ class Trainer:
                          pool=config.pool, eta=config.eta, epochs=config.epochs,
                          updates=config.updates, rng=self.streams["order"],
                          micro_batches=config.micro_batches,
-                         push=config.push or config.pool)
+                         push=config.push or (config.batch if self.mixes else config.pool))
         self.nest.untried = False           # the losses are means (03); a trial would use chance
 
     def autocast(self):
@@ -159,6 +159,21 @@ def regularise_entropy(self: Trainer) -> None:
     bound.attach(self.optimizers["g"])
     self.modules["posterior"], self.optimizers["q"] = bound.posterior, bound.optimizer
 
+# %% ../nbs/09_training.ipynb #e321edd2
+@patch(as_prop=True)
+def mixes(self: Trainer) -> bool:
+    "Does a logit depend on the other samples of its batch?"
+    return networks.NETWORKS[self.config.network].mixes
+
+@patch
+def both_logits(self: Trainer, real: Tensor, fake: Tensor,
+                *labels: Tensor) -> tuple[Tensor, Tensor]:
+    "Logits (B,) of real samples and (B,) of fakes: by one pass over both, or by two if it mixes."
+    if self.mixes:
+        return self.forward_d(real, *labels).float(), self.forward_d(fake, *labels).float()
+    both = torch.cat([real, fake]), *[y.repeat(2) for y in labels]
+    return self.forward_d(*both).float().chunk(2)
+
 # %% ../nbs/09_training.ipynb #93f52f10
 @patch
 def discriminator_step(self: Trainer, fake: Tensor, *labels: Tensor) -> None:
@@ -176,7 +191,7 @@ def discriminator_step(self: Trainer, fake: Tensor, *labels: Tensor) -> None:
     self.step += 1
     self.last = sum(told)
 
-# %% ../nbs/09_training.ipynb #b0d1e6be
+# %% ../nbs/09_training.ipynb #f74ccd3a
 @patch
 def discriminator_loss(self: Trainer, real: Tensor, fake: Tensor,
                        *labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,9 +200,7 @@ def discriminator_loss(self: Trainer, real: Tensor, fake: Tensor,
     every = self.config.lazy
     def told(x): return self.forward_d(x, *labels)
     with self.autocast():
-        # one pass over both: no network here mixes the samples of a batch
-        both = torch.cat([real, fake]), *[y.repeat(2) for y in labels]
-        real_logits, fake_logits = self.forward_d(*both).float().chunk(2)
+        real_logits, fake_logits = self.both_logits(real, fake, *labels)
         loss = penalised = self.loss.discriminator(real_logits, fake_logits)
         if self.step % every == 0:
             penalty = self.regulariser.penalty(told, real, fake, self.streams["penalty"])
