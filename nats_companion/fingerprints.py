@@ -18,16 +18,17 @@ from . import core, metrics
 from .cost import threads_of_runs
 from .training import Config, Trainer
 
-# %% ../nbs/14_fingerprints.ipynb #f52a9bc6
+# %% ../nbs/14_fingerprints.ipynb #49508357
 STEPS, BATCH = 3, 16  # discriminator steps, and samples of a minibatch, at most
 
 def kind(config: Config) -> Config:
     """The configuration whose fingerprint speaks for `config`, and for all that differ from it
     in no more than seed, budget, evaluations and amount."""
     nest, batch = min(config.nest, STEPS), min(config.batch, BATCH)
-    pool, epochs = min(config.pool, 2*batch), min(config.epochs, 2)
-    small = dataclasses.replace(config, seed=0, nest=nest, batch=batch, pool=pool, epochs=epochs,
-                                samples=64, evaluations=1)
+    most = dict(pool=2*batch, epochs=2, micro_batches=batch, ema_start=1, standing=2)
+    least = {name: min(getattr(config, name), n) for name, n in most.items()}
+    small = dataclasses.replace(config, seed=0, nest=nest, batch=batch, samples=64, evaluations=1,
+                                **least)
     return dataclasses.replace(small, steps=small.steps_per_nest*max(1, STEPS//nest))
 
 # %% ../nbs/14_fingerprints.ipynb #5e0bff71
