@@ -71,12 +71,13 @@ def swap(a, b): return lambda s: s.replace(a, "\0").replace(b, a).replace("\0", 
 
 
 def test_a_swapped_row_or_sign_is_seen(spoilt, tmp_path):
-    assert spoilt(INDEX, "tab_schemes", swap("NTS flow,", "NATS flow,"))
+    assert spoilt(INDEX, "tab_schemes", swap("\nNTS,flow,", "\nNATS,flow,"))
+    assert spoilt(INDEX, "tab_schemes_verdicts", lambda s: s.replace('"NTS flow, plain D","CTS, best found",-', '"NTS flow, plain D","CTS, best found",'))
     assert spoilt(INDEX, "tab_networks", swap(",CTS,", ",NTS,"))
-    assert spoilt(INDEX, "tab_networks_verdicts", lambda s: s.replace("MLP: NTS,MLP: CTS,-", "MLP: NTS,MLP: CTS,"))
+    assert spoilt(INDEX, "tab_networks_verdicts", lambda s: s.replace("relation: NTS,relation: CTS,-", "relation: NTS,relation: CTS,"))
     assert not spoilt(INDEX, "tab_schemes", lambda s: s)
-    with pytest.raises(ValueError, match="names 0 rows"): readme.cell_of("tab_schemes", "row=NOTS", "FD", tmp_path)
-    with pytest.raises(ValueError, match="names 1 rows and the columns \\[\\]"): readme.cell_of("tab_schemes", "row=CTS", "FID", tmp_path)
+    with pytest.raises(ValueError, match="names 0 rows"): readme.cell_of("tab_schemes", "scheme=NOTS", "FD", tmp_path)
+    with pytest.raises(ValueError, match="names 1 rows and the columns \\[\\]"): readme.cell_of("tab_schemes", "scheme=CTS; reading=alternating", "FID", tmp_path)
 
 
 def test_the_decision_page_follows_its_tables(spoilt):
