@@ -97,9 +97,9 @@ def test_todays_code_does_what_the_code_of_the_runs_did(out, tmp_path):
 
 FAMILIES = {"tab_weights_verdicts": ["part"], "tab_diversity_verdicts": ["question"]}            # tables that hold several: by these columns
 # Tables of an earlier edition, of verdicts that were not corrected for their number: to be made again, and never more than these.
-UNCORRECTED = {"accelerate_verdicts", "biggan_verdicts", "cfg_verdicts", "mimicry_verdicts", "r3gan_verdicts", "stability_verdicts", "fig5_verdicts", "fig6_verdicts",
-               "tab_cost_verdicts", "tab_datasets_points_verdicts", "tab_datasets_verdicts", "tab_diversity_verdicts", "tab_eta_verdicts", "tab_networks_verdicts",
-               "tab_schemes_verdicts", "tab_weights_verdicts"}
+UNCORRECTED = {"accelerate_verdicts", "biggan_verdicts", "cfg_verdicts", "mimicry_verdicts", "r3gan_verdicts", "stability_verdicts", "fig5_verdicts",
+               "tab_datasets_points_verdicts", "tab_datasets_verdicts", "tab_diversity_verdicts", "tab_eta_verdicts", "tab_networks_verdicts",
+               "tab_weights_verdicts"}
 TABLES = {path.stem: pd.read_csv(path) for path in sorted((OUT/"tables").glob("*.csv"))}
 VERDICTS = {name: table for name, table in TABLES.items() if {"verdict", "compared_with", "half_width"} <= set(table)}
 
