@@ -144,9 +144,9 @@ def commit() -> str:
         return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
-# %% ../nbs/00_core.ipynb #2643f894
-RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "networks", "losses",
-               "regularisers", "annealing", "cfg", "nest",
+# %% ../nbs/00_core.ipynb #d98d7aff
+RUN_MODULES = ("core", "mixtures", "images", "large", "data", "shelf.layers", "shelf.small",
+               "networks", "losses", "regularisers", "annealing", "cfg", "nest",
                "training", "metrics")  # what a training run depends on
 
 def skeleton(node) -> list | str:

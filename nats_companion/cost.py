@@ -184,12 +184,12 @@ def forward_flops(network: str, shape: tuple[int, ...], latent: int, width: int,
             found.append(counter.get_total_flops()//2)
     return tuple(found)
 
-# %% ../nbs/11_cost.ipynb #7627b11c
+# %% ../nbs/11_cost.ipynb #012e26f4
 @functools.cache
 def sample_shape(dataset: str, size: int) -> tuple[int, ...]:
     "Shape of one sample of `dataset` at `size`; of Fashion-MNIST every copy has the same."
     at_hand = "fashion-mnist-compact" if dataset.startswith("fashion-mnist") else dataset
-    return tuple(data.load(at_hand, size=size or None).shape)
+    return data.shape_of(at_hand, size or None)
 
 def flops(config: Config) -> dict[str, float]:
     """Floating point operations of one call of each kind, about: a backward pass counts twice its

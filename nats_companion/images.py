@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'IMAGE_SUFFIXES', 'to_float', 'to_uint8', 'Labelled', 'ImageSet', 'carve', 'split_whole', 'grouped',
-           'list_images', 'eight_bit', 'read_picture']
+           'list_images', 'eight_bit', 'read_picture', 'attempted', 'all_made']
 
-# %% ../nbs/data/2_images.ipynb #c93d3784
+# %% ../nbs/data/2_images.ipynb #52d2c347
 import functools, os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -202,3 +202,18 @@ def read_picture(file, name, mode: str = "RGB"):
     except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} could not be read as an image ({error}); "
                          "remove or replace it.") from error
+
+# %% ../nbs/data/2_images.ipynb #b84a4dc3
+def attempted(read: Callable, *given) -> np.ndarray | ValueError:
+    "What `read(*given)` gives, or the `ValueError` that it raises."
+    try: return read(*given)
+    except ValueError as error: return error
+
+def all_made(made: Iterable[np.ndarray | ValueError], count: int) -> Iterator[np.ndarray]:
+    "`made`, of `count` images, as it comes; with an error among it a `ValueError` in the end."
+    failed = []
+    for one in made:
+        if isinstance(one, ValueError): failed.append(one)
+        elif not failed: yield one
+    if failed: raise ValueError(f"{len(failed)} of {count} images cannot be read, "
+                                f"the first: {failed[0]}") from failed[0]

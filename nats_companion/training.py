@@ -26,11 +26,11 @@ from .nest import READINGS, Nest
 # %% ../nbs/09_training.ipynb #1ab7db78
 ADDED = {"decay": "none"}  # fields of Config that came later -> the value of all earlier runs
 
-# %% ../nbs/09_training.ipynb #a2aac300
+# %% ../nbs/09_training.ipynb #b79c9e32
 @dataclass(frozen=True)
 class Config:
     "Everything that decides a run. Two equal configurations give bitwise equal runs on a CPU."
-    dataset: str = "fashion-mnist-compact"  # a name of data.DATASETS, or folder:PATH
+    dataset: str = "fashion-mnist-compact"  # a name of data.DATASETS, or a kind of data.PATHS: folder:PATH
     size: int = 14              # pixels a side; 0 keeps the data as they are (points have no size)
     split: str = "test"         # evaluated on this: tune on "validation", report on "test"
     network: str = "mlp"        # a name of networks.NETWORKS; "biggan" is told the images' classes
@@ -125,12 +125,12 @@ def check(self: Config) -> Config:
     _check_networks(self)
     return self
 
-# %% ../nbs/09_training.ipynb #10f077fd
+# %% ../nbs/09_training.ipynb #e677db63
 def _check_fields(config: Config) -> None:
     "Refuse a value that its field never takes."
     def given(name): return getattr(config, name)
     for name, allowed in CHOICES.items():
-        if name == "dataset" and config.dataset.startswith("folder:"): continue  # any path
+        if name == "dataset" and data.is_path(config.dataset): continue  # any path
         check_choice(name, given(name), allowed)
     for name in ("latent", "width", "depth", "nest", "pool", "epochs", "updates", "batch",
                  "steps", "evaluations"):

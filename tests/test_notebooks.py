@@ -22,7 +22,7 @@ def test_library_notebook(path):
 
 def test_every_module_has_a_notebook():
     assert len(MODULES) >= 13
-    assert {p.stem[3:] for p in MODULES} == {p.stem for p in (ROOT/"nats_companion").glob("*.py") if not p.stem.startswith("_")}
+    assert {p.stem[3:] for p in MODULES} | {p.stem[2:] for p in (NBS/"data").glob("[0-9]_*.ipynb")} == {p.stem for p in (ROOT/"nats_companion").glob("*.py") if not p.stem.startswith("_")}
     chapters = {name for name, item in ITEMS.items() if item.shelf == "theory"}
     assert tuple(p.stem[2:] for p in sorted((NBS/"benchmarks").glob("[0-9]_*.ipynb"))) == bench.NOTEBOOKS  # and each of them a module, or it could not be imported
     assert len(chapters) == 9 and chapters == {p.stem for p in (ROOT/"nats_companion"/"theory").glob("*.py") if not p.stem.startswith("_")}

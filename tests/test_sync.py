@@ -17,7 +17,8 @@ MODULES = {p.stem[3:]: int(p.stem[:2]) for p in NBS.glob("[0-9][0-9]_*.ipynb")}
 CHAPTERS = {f"theory.{p.stem[2:]}": 100 + int(p.stem[0]) for p in (NBS/"theory").glob("[0-9]_*.ipynb")}  # upstairs of the whole library
 BENCHMARKS = {f"benchmarks.{p.stem[2:]}": 200 + int(p.stem[0]) for p in (NBS/"benchmarks").glob("[0-9]_*.ipynb")}
 SHELF = {f"shelf.{p.stem[2:]}": 1 + int(p.stem[0])/10 for p in (NBS/"networks").glob("[0-9]_*.ipynb")}  # between data and the desk that hands it out
-ORDER = MODULES | SHELF | CHAPTERS | BENCHMARKS
+DATA = {p.stem[2:]: int(p.stem[0])/10 for p in (NBS/"data").glob("[0-9]_*.ipynb")}  # between core and data, which hands them on
+ORDER = MODULES | DATA | SHELF | CHAPTERS | BENCHMARKS
 by_name = lambda p: p.relative_to(ROOT).as_posix()
 
 
