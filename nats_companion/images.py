@@ -203,7 +203,7 @@ def read_picture(file, name, mode: str = "RGB"):
         raise ValueError(f"{name} could not be read as an image ({error}); "
                          "remove or replace it.") from error
 
-# %% ../nbs/data/2_images.ipynb #b84a4dc3
+# %% ../nbs/data/2_images.ipynb #bd693692
 def attempted(read: Callable, *given) -> np.ndarray | ValueError:
     "What `read(*given)` gives, or the `ValueError` that it raises."
     try: return read(*given)
@@ -214,6 +214,6 @@ def all_made(made: Iterable[np.ndarray | ValueError], count: int) -> Iterator[np
     failed = []
     for one in made:
         if isinstance(one, ValueError): failed.append(one)
-        elif not failed: yield one
+        else: yield one
     if failed: raise ValueError(f"{len(failed)} of {count} images cannot be read, "
                                 f"the first: {failed[0]}") from failed[0]
