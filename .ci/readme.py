@@ -31,6 +31,7 @@ def notebook_map(nbs: Path) -> str:
     items = ("The items of the paper, its figures and tables, are one notebook each in [paper](paper); "
              "what each of them claims and what was measured for it: [reports](../reports/README.md).")
     parts = [table(nbs, sorted(p for p in nbs.glob("*_*.ipynb") if p.name[:2].isdigit()), "library, in reading order | what it is about", numbered),
+             table(nbs, sorted((nbs/"data").glob("*.ipynb")), "kind of data, handed on by 01 | what it is", numbered),
              table(nbs, sorted((nbs/"networks").glob("*.ipynb")), "shelf of networks, handed out by 02 | what stands there", numbered),
              table(nbs, sorted((nbs/"parts").glob("*.ipynb")), "part of training, put together by 09 | what it is about", numbered),
              table(nbs, sorted((nbs/"theory").glob("*.ipynb")), "chapter of the theory | the statement that it checks", numbered),

@@ -28,7 +28,7 @@ ADDED = dict(  # fields of Config that came later -> the value that all earlier 
 @dataclass(frozen=True)
 class Config:
     "Everything that decides a run. Two equal configurations give bitwise equal runs on a CPU."
-    dataset: str = "fashion-mnist-compact"  # a name of data.DATASETS, or folder:PATH
+    dataset: str = "fashion-mnist-compact"  # a name of data.DATASETS, or a kind of data.PATHS: folder:PATH
     size: int = 14              # pixels a side; 0 keeps the data as they are (points have no size)
     split: str = "test"         # evaluated on this: tune on "validation", report on "test"
     network: str = "mlp"        # a name of networks.NETWORKS; "biggan" is told the images' classes
@@ -151,7 +151,7 @@ def _check_fields(config: Config) -> None:
     "Refuse a value that its field never takes."
     def given(name): return getattr(config, name)
     for name, allowed in CHOICES.items():
-        if name == "dataset" and config.dataset.startswith("folder:"): continue  # any path
+        if name == "dataset" and data.is_path(config.dataset): continue  # any path
         check_choice(name, given(name), allowed)
     for name, least in COUNTS.items(): check_count(name, given(name), least)
     for name in ABOVE_0: check_positive(name, given(name))

@@ -145,8 +145,9 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
 # %% ../nbs/00_core.ipynb #1a483c34
-RUN_MODULES = ("core", "data", "shelf.layers", "shelf.small", "shelf.sngan", "shelf.biggan",
-               "shelf.sagan", "shelf.r3gan", "shelf.stylegan2", "shelf.cfggan", "networks",
+RUN_MODULES = ("core", "mixtures", "images", "large", "data", "shelf.layers", "shelf.small",
+               "shelf.sngan", "shelf.biggan", "shelf.sagan", "shelf.r3gan",
+               "shelf.stylegan2", "shelf.cfggan", "networks",
                "losses", "regularisers", "annealing", "cfg", "nest", "augment", "average",
                "gradients", "config", "parallel", "training",
                "metrics")  # what a training run depends on

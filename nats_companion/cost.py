@@ -215,8 +215,8 @@ def forward_flops(network: str, shape: tuple[int, ...], latent: int, width: int,
 def sample_shape(dataset: str, size: int) -> tuple[int, ...]:
     "Shape of one sample of `dataset` at `size`; of Fashion-MNIST every copy has the same."
     at_hand = "fashion-mnist-compact" if dataset.startswith("fashion-mnist") else dataset
-    try: return tuple(data.load(at_hand, size=size or None).shape)
-    except ValueError:                     # a set whose files are not here: in colour, all of them
+    try: return data.shape_of(at_hand, size or None)
+    except ValueError:                     # files that are not here: in colour, all such sets
         if dataset not in data.DATASETS or not size: raise
         return (3, size, size)
 

@@ -524,14 +524,14 @@ def spread(n: int, limit: int | None) -> torch.Tensor:
     fair even if a set is sorted by class."""
     return torch.arange(n) if limit is None or limit >= n else torch.arange(limit)*n//limit
 
-# %% ../nbs/08_metrics.ipynb #b87901bb
+# %% ../nbs/08_metrics.ipynb #d2e3b232
 @functools.lru_cache(maxsize=8)   # the runs of a sweep share one
 def reference(dataset: str | ImageSet | StackedSet | Mixture, split: str = "test",
               limit: int | None = None, size: int | None = None, extractor: str | None = None,
               batch: int = 500, device="cpu") -> Reference:
     """What `evaluate` compares with: `dataset` by name (loaded at `size`, in `split`) or as an
     object, at most `limit` images of it, seen by `extractor` (None: by the features it names)."""
-    data = load(dataset, split, device=device) if isinstance(dataset, str) else dataset
+    data = load(dataset, split, size, device) if isinstance(dataset, str) else dataset
     if isinstance(data, Mixture):
         if extractor:
             raise ValueError(f"extractor={extractor!r} was given for the mixture {data.name!r}, "
@@ -545,7 +545,7 @@ def reference(dataset: str | ImageSet | StackedSet | Mixture, split: str = "test
         data = data.drawn(len(data), rng(0, "reference"))
     if limit is not None: data = data.take(spread(len(data), check_count("limit", limit, 2)))
     extract = EXTRACTORS[extractor].extract
-    features = torch.cat([extract(to_float(part), batch)[0] for part in data.images.split(batch)])
+    features = torch.cat([extract(to_float(part), batch)[0] for part in data.parts(batch)])
     return Reference(data.name, split, data.shape, len(data), distance_label(extractor), extractor,
                      features, statistics(features))
 

@@ -12,7 +12,7 @@ ITEMS = {item.name: item for item in items.select(["all"])}  # recipes need what
 THROUGH_REPRODUCE = [NBS/"experiments"/"run.ipynb", *(item.path for item in items.find_items().values())]
 LIBRARY = [p for p in notebooks() if p not in THROUGH_REPRODUCE]
 MODULES = [p for p in LIBRARY if p.parent == NBS and p.name[:2].isdigit()]
-PARTS = [p for p in LIBRARY if p.parent == NBS/"parts"]
+ROOMS = [p for p in LIBRARY if p.parent in (NBS/"data", NBS/"parts")]
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.relative_to(NBS).as_posix())
@@ -23,7 +23,7 @@ def test_library_notebook(path):
 
 def test_every_module_has_a_notebook():
     assert len(MODULES) >= 13
-    assert {p.stem.split("_", 1)[1] for p in MODULES} | {p.stem[2:] for p in PARTS} == {p.stem for p in (ROOT/"nats_companion").glob("*.py") if not p.stem.startswith("_")}
+    assert {p.stem.split("_", 1)[1] for p in MODULES} | {p.stem[2:] for p in ROOMS} == {p.stem for p in (ROOT/"nats_companion").glob("*.py") if not p.stem.startswith("_")}
     chapters = {name for name, item in ITEMS.items() if item.shelf == "theory"}
     assert tuple(p.stem[2:] for p in sorted((NBS/"benchmarks").glob("[0-9]_*.ipynb"))) == bench.NOTEBOOKS  # and each of them a module, or it could not be imported
     assert len(chapters) == 9 and chapters == {p.stem for p in (ROOT/"nats_companion"/"theory").glob("*.py") if not p.stem.startswith("_")}

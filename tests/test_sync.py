@@ -19,7 +19,8 @@ CHAPTERS = {f"theory.{p.stem[2:]}": 100 + int(p.stem[0]) for p in (NBS/"theory")
 BENCHMARKS = {f"benchmarks.{p.stem[2:]}": 200 + int(p.stem[0]) for p in (NBS/"benchmarks").glob("[0-9]_*.ipynb")}
 SHELF = {f"shelf.{p.stem[2:]}": 1 + int(p.stem[0])/10 for p in (NBS/"networks").glob("[0-9]_*.ipynb")}  # between data and the desk that hands it out
 PARTS = {p.stem[2:]: 7 + int(p.stem[0])/10 for p in (NBS/"parts").glob("[0-9]_*.ipynb")}  # between the nest and training, which puts them together
-ORDER = MODULES | SHELF | PARTS | CHAPTERS | BENCHMARKS
+DATA = {p.stem[2:]: int(p.stem[0])/10 for p in (NBS/"data").glob("[0-9]_*.ipynb")}  # between core and data, which hands them on
+ORDER = MODULES | DATA | SHELF | PARTS | CHAPTERS | BENCHMARKS
 by_name = lambda p: p.relative_to(ROOT).as_posix()
 
 
