@@ -40,18 +40,19 @@ class World:
 
 ALONE = World()
 
-# %% ../nbs/parts/5_parallel.ipynb #afe828c1
-def assemble() -> tuple[World, torch.device | None]:
-    """The world that `torchrun` or `accelerate launch` made and the device of this process; without
-    one `ALONE` and None. Missing Accelerate is a `ValueError`."""
+# %% ../nbs/parts/5_parallel.ipynb #7344bb76
+def assemble() -> tuple[World, str]:
+    """The world that `torchrun` or `accelerate launch` made and the kind of its devices, of which
+    each process has made its own the current one; without a world `ALONE` and "". Missing
+    Accelerate is a `ValueError`."""
     import os
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1: return ALONE, None
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1: return ALONE, ""
     try: from accelerate import PartialState
     except ImportError:
         raise ValueError("WORLD_SIZE asks for several processes, which need Accelerate; install "
                          "nats-companion[parallel], or start the run without torchrun.") from None
     state = PartialState(cpu=not torch.cuda.is_available())
-    return World(state.process_index, state.num_processes), state.device
+    return World(state.process_index, state.num_processes), state.device.type
 
 # %% ../nbs/parts/5_parallel.ipynb #56cd5725
 def share(n: int, world: World) -> slice:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STATES', 'ORIGIN', 'COST', 'run_folder', 'record_of', 'stored', 'error_of', 'state_of', 'measured_today', 'config_in',
-           'states', 'set_aside', 'obtain', 'flat', 'collect', 'train', 'load_runs', 'config_of', 'unflat', 'recall',
-           'complete']
+           'states', 'set_aside', 'obtain', 'prepared', 'flat', 'collect', 'train', 'load_runs', 'config_of', 'unflat',
+           'recall', 'complete']
 
-# %% ../nbs/15_runs.ipynb #4622e81f
+# %% ../nbs/15_runs.ipynb #5bb46955
 import itertools, json, traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +17,7 @@ import pandas as pd
 from . import core, data, metrics, training
 from .fingerprints import Record, ask, kind
 from .items import Planned, configs
+from .parallel import ALONE, World
 from .training import Config
 
 # %% ../nbs/15_runs.ipynb #4d3ed372
@@ -79,25 +80,32 @@ def set_aside(key: str, out) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     return run_folder(key, out).rename(target)
 
-# %% ../nbs/15_runs.ipynb #e5a1b6bb
+# %% ../nbs/15_runs.ipynb #4613c8c3
 def obtain(config: Config, out, device: str = "cpu", progress: bool = True,
-           checkpoint_seconds: float = 30.0) -> dict:
+           checkpoint_seconds: float = 30.0, world: World = ALONE) -> dict:
     """The result of the run of `config` under `out`: what is there if it is current, else trained
-    here and now.
+    here and now, by all processes of the `world`, of which one keeps the folder.
 
     Whatever stops the training leaves its traceback in the run's `error.txt`, and its
     checkpoint."""
-    folder, record = run_folder(config.key, out), record_of(out)
-    if state_of(config.key, out, record) == "open": ask(record, [config], progress=False)
-    if (state := state_of(config.key, out, record)) == "done": return stored(config.key, out)
-    if state == "stale": set_aside(config.key, out)
-    (folder/"error.txt").unlink(missing_ok=True)
+    if world.tell(world.leads and prepared(config, out)): return stored(config.key, out)
+    folder = run_folder(config.key, out)
     try:
-        ask(record, [config], progress=False)   # puts on record what the code that trains does
-        return training.run(config, folder, device, progress, checkpoint_seconds)
+        if world.leads: ask(record_of(out), [config], progress=False)  # on record: what this code does
+        world.wait()
+        return training.run(config, folder, device, progress, checkpoint_seconds, world)
     except Exception:
-        core.write_text(folder/"error.txt", traceback.format_exc())
+        if world.leads: core.write_text(folder/"error.txt", traceback.format_exc())
         raise
+
+def prepared(config: Config, out) -> bool:
+    "Whether the run of `config` is done; where it is not, what is stale or failed is put out of the way."
+    record = record_of(out)
+    if state_of(config.key, out, record) == "open": ask(record, [config], progress=False)
+    if (state := state_of(config.key, out, record)) == "done": return True
+    if state == "stale": set_aside(config.key, out)
+    (run_folder(config.key, out)/"error.txt").unlink(missing_ok=True)
+    return False
 
 # %% ../nbs/15_runs.ipynb #fd0aff49
 ORIGIN = ("commit", "code", "device", "device_name", "torch")
