@@ -54,7 +54,7 @@ def _kept(module: nn.Module, *inputs) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): module(*inputs)
     return sum(size for _, size in found.values())//2
 
-# %% ../nbs/11b_demand.ipynb #b80d83b7
+# %% ../nbs/11b_demand.ipynb #760ede22
 SUSTAINED = 2e13  # operations a second of one GPU: a third of an H100's float32, an assumption
 LAUNCH = 2e-3     # seconds of a call, however small: launching its kernels, likewise
 
@@ -79,7 +79,8 @@ def demand(config: Config) -> Demand:
     steps = c.batch*max(2*kept_d, kept_g + kept_d)
     pool = 0
     if c.reading == "flow":
-        pushed = c.pool
+        mixes = networks.NETWORKS[c.network].mixes      # moved in batches, as in training
+        pushed = c.push or (c.batch if mixes else c.pool)
         pool = max(0, pushed*kept_d - steps) + 12*c.pool*torch.Size(shape).numel()
     flops = cost.flops(c)
     trains = flops.keys() - {"sample"}                    # evaluations are left out
