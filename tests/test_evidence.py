@@ -49,6 +49,7 @@ def test_five_seeds_in_every_row(name):
     table = pd.read_csv(OUT/"runs.csv", dtype=dict(key=str)).set_index("key")
     runs = table.loc[keys]                                                                     # every run of the item is in the table
     assert not runs.commit.str.contains("changes|unknown").any()
+    runs = runs[runs.split == "test"] if name == "tab_adaptive" else runs                       # which tunes too, with two seeds, on the validation split
     settings = [c for c in vars(Config()) if c != "seed" and c in runs]                        # a field that came later is no column yet,
     runs = runs.assign(**{c: runs[c].fillna(value) for c, value in ADDED.items() if c in runs})  # or has none in the rows of before
     assert not keys or runs.groupby(settings, dropna=False).seed.nunique().min() >= 5
@@ -116,7 +117,7 @@ def of_one_family(table: pd.DataFrame) -> bool:
 
 @pytest.mark.parametrize("name", VERDICTS)
 def test_verdicts_of_a_table_are_corrected_for_their_number(name):
-    table = VERDICTS[name]
+    table = VERDICTS[name][VERDICTS[name].verdict != "no common range"]                           # fig6: nothing was compared
     if name in UNCORRECTED:
         assert "p_holm" not in table, f"{name} is corrected: take it off the list"
         return

@@ -66,7 +66,7 @@ def normalised(a: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     computed and exact."""
     layer = nn.Linear(len(a), 1, bias=False).to(a)
     layer.weight.data = a[None].clone()
-    layer = networks.normalise_spectrum(layer)
+    layer = nn.utils.parametrizations.spectral_norm(layer)
     for _ in range(5): layer(a[None])  # let the power iteration settle
     return gradient_at(layer.eval(), a), a/a.norm()
 
