@@ -56,7 +56,7 @@ def render(index: Path) -> str:
 # A number in the prose names the cell that it is: `26.6 ± 1.3<!-- tab_schemes [row=CTS] FD -->` is the column that begins with FD, of the one row whose `row` is CTS, of
 # cpu/tables/tab_schemes.csv in reports/. Conditions are parted by `;`, values that will do by ` or `; `+difference` shows the sign, `-difference` turns it; `difference` takes its `half_width` along.
 
-QUOTED = re.compile(r"([+−-]?\d[\d.,]*(?: ± [\d.]+)?)<!-- (\S+) \[(.*?)\] (\S+) -->")
+QUOTED = re.compile(r"([+−-]?\d[\d.,]*(?: ± [\d.]+)?)<!-- (?!least )(\S+) \[([^\]]*)\] ([^>]+?) -->")
 
 
 # A choice names its table likewise: `**NTS or NATS**<!-- least tab_networks [networks=MLP] scheme FD -->` are the schemes, of the rows whose `networks` is MLP, whose interval

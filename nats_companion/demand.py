@@ -89,7 +89,7 @@ def demand(config: Config) -> Demand:
     return Demand(c.network, "x".join(map(str, shape)), generator, discriminator, c.steps,
                   c.steps*c.batch, (rest + steps + pool)/1e9, hours)
 
-# %% ../nbs/11b_demand.ipynb #072a38bf
+# %% ../nbs/11b_demand.ipynb #8f715c09
 def table(configs: Iterable[Config]) -> pd.DataFrame:
     "One row for each kind of run among `configs`: its demand, how many there are, hours in all."
     found = {}
@@ -97,7 +97,7 @@ def table(configs: Iterable[Config]) -> pd.DataFrame:
         found.setdefault((config.scheme, demand(config)), []).append(config)
     rows = [dict(scheme=scheme, **d._asdict(), runs=len(many), all_hours=d.hours*len(many))
             for (scheme, d), many in found.items()]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["scheme", *Demand._fields, "runs", "all_hours"])
 
 def lines(configs: Iterable[Config]) -> list[str]:
     "The table as a dry run prints it, with what it assumes."

@@ -170,7 +170,7 @@ def share_statistics(module: nn.Module, world: World) -> nn.Module:
         if type(part) in SHARED: part.__class__, part.world = SHARED[type(part)], world
     return module
 
-# %% ../nbs/parts/5_parallel.ipynb #126ea016
+# %% ../nbs/parts/5_parallel.ipynb #0ede27e1
 class Spread:
     "`network` called with a whole batch, of which each process computes its rows (B, …) -> (B, …)."
     def __init__(self, network: Callable[..., Tensor], world: World):
@@ -179,6 +179,8 @@ class Spread:
     def __call__(self, *inputs) -> Tensor:
         n = len(next(x for x in inputs if isinstance(x, Tensor)))
         return all_rows(self.network(*own_rows(inputs, self.world)), n, self.world)
+
+    def parameters(self): return self.network.parameters()
 
 def spread(network: Callable[..., Tensor], world: World) -> Callable[..., Tensor]:
     "`Spread`, where there are several processes; else `network` itself."
